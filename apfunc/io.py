@@ -1,0 +1,204 @@
+"""Reading and writing: FITS images with their planes, tables, and safe file replacement.
+
+An image is ``(data, header)``: a 2-D native float32 array and an ``astropy.io.fits.Header``.  On
+disk it is the primary HDU; what belongs to it (MASK, WEIGHT, UNCERT) follows as image extensions.
+"""
+
+import contextlib
+import gzip
+import io
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+# Keywords that describe a file's storage, not its image; astropy writes its own.
+STORAGE = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "BZERO",
+           "BSCALE", "EXTNAME", "EXTVER", "CHECKSUM", "DATASUM", "BLANK", "ZDITHER0", "DATAMIN", "DATAMAX")
+PLANES = {"MASK": "u1", "WEIGHT": "f4", "UNCERT": "f4"}
+
+
+@contextlib.contextmanager
+def opened(source, memmap=False):
+    """The HDU list of a path or ``-`` (stdin); plain, gzipped or tile-compressed.
+
+    Raises ValueError, without the file's name, when it is not FITS or is cut short.
+    """
+    from astropy.io import fits
+    from astropy.io.fits.verify import VerifyError
+    if str(source) == "-":
+        content = sys.stdin.buffer.read()
+        source = io.BytesIO(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+    elif os.path.getsize(source) == 0:
+        raise ValueError("empty file; copy it again or leave it out")
+    try:
+        hdus = fits.open(source, memmap=memmap, ignore_missing_simple=False, output_verify="silentfix")
+    except (OSError, EOFError, VerifyError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise ValueError("not a FITS file, or cut short in its header; copy it again or leave it out") from None
+    with hdus:
+        yield hdus
+
+
+def _image_hdu(hdus):
+    """The first HDU with a 2-D image (axes of length 1 do not count)."""
+    for hdu in hdus:
+        if hdu.is_image and sum(n > 1 for n in hdu.shape) == 2 and len(hdu.shape) >= 2:
+            return hdu
+    reason = hdus[0].header.get("REASON")
+    shapes = [hdu.shape for hdu in hdus if hdu.is_image and hdu.shape]
+    raise ValueError(reason or (f"no 2-D image in it (found {shapes[0]})" if shapes else "no image in it"))
+
+
+def clean_header(hdu, source=None):
+    """A copy of an HDU's header without storage keywords; RAWFILE is set from `source` if absent."""
+    from astropy.io import fits
+    header = fits.Header()
+    for card in hdu.header.cards:
+        with contextlib.suppress(Exception):  # one unreadable card must not cost the frame
+            if card.keyword not in STORAGE and not card.keyword.startswith("NAXIS"):
+                card.value
+                header.append(card, end=True)
+    if source is not None and str(source) != "-" and "RAWFILE" not in header:
+        name = os.path.basename(os.path.realpath(source))
+        header["RAWFILE"] = (name.encode("ascii", "backslashreplace").decode(), "file it was read from")
+    return header
+
+
+def _native(data, dtype):
+    return data.reshape([n for n in data.shape if n > 1]).astype(dtype, copy=False)
+
+
+def read(source):
+    """The image ``(data, header)`` of a FITS file: 2-D native float32 and a header of its own.
+
+    `source` is a path (``.fit .fits .fts``, gzipped or tile-compressed) or ``-`` for stdin.  Scaling
+    (BZERO, BSCALE) is applied and its keywords are dropped.  RAWFILE is set to the file's name unless
+    the header has it.  Raises ValueError when there is no 2-D image or the data are cut short.
+    """
+    image, _ = read_all(source)
+    return image
+
+
+def read_all(source):
+    """``(image, planes)``: as `read`, and the planes that are there, as a dict of 2-D arrays."""
+    with opened(source) as hdus:
+        hdu = _image_hdu(hdus)
+        try:
+            data = _native(hdu.data, "f4")
+            planes = {h.name: _native(h.data, PLANES[h.name]) for h in hdus if h.name in PLANES and h is not hdu}
+        except (OSError, TypeError, ValueError, IndexError):
+            raise ValueError("the file is cut short or damaged; copy it again or leave it out") from None
+        return (data, clean_header(hdu, source)), planes
+
+
+def read_header(source):
+    """The header of the first 2-D image, without storage keywords, and the image's shape."""
+    with opened(source, memmap=str(source) != "-") as hdus:
+        hdu = _image_hdu(hdus)
+        return clean_header(hdu, source), tuple(n for n in hdu.shape if n > 1)
+
+
+def read_rows(source, plane=None):
+    """``(rows, header)``: as `read`, but `rows[a:b]` reads only those rows, when asked for them.
+
+    `rows` has `shape` and gives big-endian or integer arrays: callers convert each band.  A gzipped
+    file cannot be read in part: it is read whole, once.  `plane` names an extension instead.
+    The file stays open as long as `rows` is alive.
+    """
+    from astropy.io import fits
+    with open(source, "rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    with opened(source):
+        pass  # raises the clear errors
+    hdus = fits.open(source, memmap=False, output_verify="silentfix")
+    hdu = hdus[plane] if plane else _image_hdu(hdus)
+    header = clean_header(hdu, source)
+    return (hdu.data if zipped else hdu.section), header
+
+
+@contextlib.contextmanager
+def replacing(target):
+    """A temporary path beside `target` that takes its place when the block ends well, else is removed."""
+    target = Path(target)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:80]}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _hdus(image, planes):
+    from astropy.io import fits
+    data, header = image
+    hdus = [fits.PrimaryHDU(data, header)]
+    hdus += [fits.ImageHDU(planes[name].astype(PLANES[name], copy=False), name=name) for name in PLANES if planes.get(name) is not None]
+    return fits.HDUList(hdus)
+
+
+def write(target, image, planes=None):
+    """Write an image and its planes (a dict, any of MASK, WEIGHT, UNCERT) to a path or ``-`` (stdout).
+
+    A path gets its content at once or not at all.  The same input gives the same bytes.
+    """
+    hdus = _hdus(image, planes or {})
+    if str(target) == "-":
+        stream = io.BytesIO()
+        hdus.writeto(stream)
+        sys.stdout.buffer.write(stream.getbuffer())
+        sys.stdout.buffer.flush()
+        return
+    with replacing(target) as temporary:
+        hdus.writeto(temporary, overwrite=True)
+
+
+def read_table(source):
+    """An astropy Table from FITS, ECSV or CSV (by its first bytes and its name)."""
+    from astropy.table import Table
+    if str(source) != "-":
+        with open(source, "rb") as stream:
+            start = stream.read(6)
+    else:
+        source = io.BytesIO(sys.stdin.buffer.read())
+        start = source.getvalue()[:6]
+    format = "fits" if start == b"SIMPLE" else "ascii.ecsv" if start.startswith(b"# %ECS") else "ascii.csv"
+    try:
+        return Table.read(source, format=format)
+    except Exception as error:
+        raise ValueError(f"not a table that can be read ({str(error).splitlines()[0]})") from None
+
+
+def write_table(target, table):
+    """Write a Table; the name's ending says how (.ecsv, .csv, else FITS); ``-`` writes ECSV to stdout."""
+    if str(target) == "-":
+        table.write(sys.stdout, format="ascii.ecsv")
+        return
+    format = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}.get(Path(target).suffix, "fits")
+    with replacing(target) as temporary:
+        table.write(temporary, format=format, overwrite=True)
+
+
+def write_text(target, content, only_if_changed=False):
+    """Write text or bytes; with `only_if_changed` a file that holds it already is left alone.
+
+    Returns True when the file was written.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    if only_if_changed:
+        with contextlib.suppress(OSError):
+            if Path(target).read_bytes() == content:
+                return False
+    with replacing(target) as temporary:
+        Path(temporary).write_bytes(content)
+    return True
