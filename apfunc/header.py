@@ -151,3 +151,15 @@ def history(header, stage, **parameters):
     """
     said = [f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items() if v is not None]
     header.add_history(" ".join([f"apfunc {stage}", *said]))
+
+
+def camera(header, shape):
+    """The camera group of a frame, as one safe word: instrument, size, binning, readout mode, gain setting.
+
+    Frames of one group share masters, gain and read noise.  `shape` is (rows, columns).
+    """
+    from apfunc.names import safe
+    setting = number(header, "GAIN") if isinstance(header.get("GAIN"), int) else None
+    parts = [text(header, "INSTRUME") or "camera", f"{shape[1]}x{shape[0]}", "bin{}x{}".format(*binning(header)),
+             text(header, "READOUTM", "READMODE"), setting is not None and f"g{setting:g}"]
+    return safe("-".join(str(p) for p in parts if p))

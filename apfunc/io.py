@@ -100,6 +100,22 @@ def read_header(source):
         return clean_header(hdu, source), tuple(n for n in hdu.shape if n > 1)
 
 
+def any_header(source):
+    """The header of a file's image, or of a file without pixels, such as the grid of `apfunc grid`.
+
+    NAXIS1 and NAXIS2 of the image are kept in it, for a grid is a WCS and a size.
+    """
+    with opened(source) as hdus:
+        if hdus[0].header.get("GRIDNAX1"):
+            header = clean_header(hdus[0])
+            header["NAXIS1"], header["NAXIS2"] = header["GRIDNAX1"], header["GRIDNAX2"]
+            return header
+        hdu = _image_hdu(hdus)
+        header = clean_header(hdu)
+        header["NAXIS2"], header["NAXIS1"] = [n for n in hdu.shape if n > 1]
+        return header
+
+
 def read_rows(source, plane=None):
     """``(rows, header)``: as `read`, but `rows[a:b]` reads only those rows, when asked for them.
 

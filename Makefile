@@ -1,0 +1,159 @@
+# apfunc: a whole night of raw frames, with make's dependency tracking.  `make` alone prints help.
+#
+# The recipes are the pattern rules below.  Which frame needs which master, which frames make a stack: that
+# is read from the headers by `apfunc plan` into $(OUT)/night.mk, which holds prerequisites only.
+
+ifeq (,$(filter grouped-target,$(.FEATURES)))
+  $(error This needs GNU Make 4.3 or newer, this is $(MAKE_VERSION). On macOS: brew install make, then use gmake)
+endif
+MAKEFLAGS += -rRL
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.SECONDARY:
+.DEFAULT_GOAL := $(if $(NIGHT),night,help)
+export OMP_NUM_THREADS = 1
+export OPENBLAS_NUM_THREADS = 1
+export MKL_NUM_THREADS = 1
+export NUMBA_NUM_THREADS = 1
+
+RAW    ?= data/$(NIGHT)
+CAL    ?=
+OUT    ?= nights/$(NIGHT)
+RUN    ?=
+KEEP   ?=
+DROP   ?=
+PYTHON ?= python3
+APFUNC ?= .venv/bin/apfunc
+DO     := $(RUN) $(APFUNC) -q
+
+GOALS  := masters calibrate navigate quality resample coadd continuum composite report night
+STAGES := combine readnoise badpix calibrate metadata fixpix cosmics stars field astrometry quality grid resample coadd continuum \
+          composite report
+
+.PHONY: help setup demo test bench explain clean $(GOALS)
+help:
+	@sed -n 's/^#: //p' $(firstword $(MAKEFILE_LIST))
+
+#: make -j8 NIGHT=2024-05-01                 reduce the night in data/2024-05-01 into nights/2024-05-01
+#: make -j8 NIGHT=2024-05-01 RAW=folder      … with the raw frames anywhere below a folder
+#:
+#: goals      setup demo test bench · masters calibrate navigate quality resample coadd continuum composite report night
+#:            explain FRAME=name (what serves a frame, and why) · clean (removes OUT)
+#: variables  NIGHT, RAW, CAL (calibration folders or a library of masters), OUT, RUN (a prefix of every recipe, as srun),
+#:            KEEP and DROP (names of frames to accept or reject by hand), <stage>_FLAGS (options of a stage's command)
+#: stages     combine readnoise badpix calibrate metadata fixpix cosmics stars field astrometry quality grid resample coadd
+#:            continuum composite report; each is also a command: apfunc <stage> --help
+
+# ---- the environment -------------------------------------------------------------------------------------------------
+
+setup: .venv/bin/apfunc
+
+.venv/bin/apfunc: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'apfunc needs Python 3.11 or newer; give PYTHON=' >&2; exit 1; }
+	$(PYTHON) -m venv .venv || $(PYTHON) -m virtualenv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+test: .venv/bin/apfunc
+	.venv/bin/python -m pytest
+
+bench: .venv/bin/apfunc
+	.venv/bin/python tests/bench.py
+
+demo: .venv/bin/apfunc
+	test -e data/demo/truth || $(APFUNC) simulate -o data/demo
+	$(MAKE) -j2 NIGHT=2024-05-01 RAW=data/demo OUT=nights/demo
+	@echo 'Look at nights/demo/report.html'
+
+# ---- the night -------------------------------------------------------------------------------------------------------
+
+ifneq (,$(or $(NIGHT),$(filter $(GOALS) explain clean,$(MAKECMDGOALS))))
+ifeq (,$(NIGHT))
+  $(error Which night? For example: make -j8 NIGHT=2024-05-01)
+endif
+ifneq (,$(word 2,$(OUT))$(findstring $(lparen),$(OUT)))
+  $(error OUT holds spaces, which make cannot use: $(OUT))
+endif
+
+clean:
+	rm -rf '$(OUT)'
+
+explain: $(OUT)/night.mk
+	@$(APFUNC) explain '$(FRAME)' --inventory $(OUT)/frames.ecsv
+
+# A stage's flags are a file that changes only when they do, and a prerequisite of what the stage makes.
+quality_FLAGS += $(if $(KEEP),--keep '$(KEEP)') $(if $(DROP),--drop '$(DROP)')
+flags = $(patsubst %,$(OUT)/flags/%,$(1))
+$(shell mkdir -p $(OUT)/flags)
+$(foreach s,$(STAGES),$(if $(subst x$(file <$(OUT)/flags/$(s)),,x$(strip $($(s)_FLAGS)))$(if $(wildcard $(OUT)/flags/$(s)),,new),\
+  $(file >$(OUT)/flags/$(s),$(strip $($(s)_FLAGS)))))
+
+ifeq (,$(filter clean,$(MAKECMDGOALS)))
+include $(OUT)/night.mk
+endif
+$(OUT)/night.mk: FORCE | $(filter .venv/%,$(APFUNC))
+	@$(APFUNC) plan '$(RAW)' $(addprefix --cal ,$(CAL)) --night '$(NIGHT)' -o $(OUT)
+FORCE:
+
+# The prerequisites that are masters of a kind, as an option: $(call use,dark) is --dark OUT/masters/dark-….fits
+use = $(addprefix --$(1) ,$(filter $(OUT)/masters/$(1)-%,$^))
+raw = $(filter $(OUT)/raw/%,$^)
+
+$(OUT)/masters/%.fits: $(call flags,combine)
+	$(DO) combine $(raw) --kind $(firstword $(subst -, ,$(@F))) $(call use,bias) $(call use,dark) $(combine_FLAGS) -o $@
+
+$(OUT)/masters/readnoise.ecsv: $(call flags,readnoise)
+	$(DO) readnoise $(raw) $(readnoise_FLAGS) -o $@
+
+$(OUT)/masters/badpix-%.fits: $(call flags,badpix)
+	$(DO) badpix $(call use,bias) $(call use,dark) $(call use,flat) $(badpix_FLAGS) -o $@
+
+$(OUT)/calibrated/%.fits: $(OUT)/raw/%.fits $(call flags,calibrate metadata fixpix cosmics)
+	$(DO) run $< -o $@ --record-failure \
+	  : calibrate $(call use,bias) $(call use,dark) $(call use,flat) --table $(OUT)/masters/readnoise.ecsv $(calibrate_FLAGS) \
+	  : metadata $(metadata_FLAGS) : fixpix $(call use,badpix) $(fixpix_FLAGS) : cosmics $(cosmics_FLAGS)
+
+$(OUT)/stars/%.fits: $(OUT)/calibrated/%.fits $(call flags,stars)
+	$(DO) stars $< $(stars_FLAGS) -o $@ --record-failure
+
+$(OUT)/fields/%.stamp: $(call flags,field)
+	$(DO) field $(filter $(OUT)/stars/%,$^) $(field_FLAGS) -o $(OUT)/fields/$*.fits
+	@touch $@
+$(OUT)/fields/%.fits: $(OUT)/fields/%.stamp ;
+
+$(OUT)/navigated/%.fits $(OUT)/navigated/%.stars.fits: $(OUT)/calibrated/%.fits $(OUT)/stars/%.fits $(call flags,astrometry)
+	$(DO) astrometry $< --stars $(OUT)/stars/$*.fits --field $(filter $(OUT)/fields/%,$^) $(astrometry_FLAGS) \
+	  -o $(OUT)/navigated/$*.fits --stars-out $(OUT)/navigated/$*.stars.fits --record-failure
+
+$(OUT)/quality.stamp: $(call flags,quality)
+	$(DO) quality $(filter-out %.stars.fits,$(filter $(OUT)/navigated/%,$^)) --inventory $(OUT)/frames.ecsv $(quality_FLAGS) -o $(OUT)/quality.csv --accepted $(OUT)/accepted
+	@touch $@
+$(OUT)/quality.csv: $(OUT)/quality.stamp ;
+$(OUT)/accepted/%.csv: $(OUT)/quality.stamp ;
+
+$(OUT)/grids/%.stamp: $(call flags,grid)
+	$(DO) grid $(filter $(OUT)/navigated/%,$^) $(grid_FLAGS) -o $(OUT)/grids/$*.fits
+	@touch $@
+$(OUT)/grids/%.fits: $(OUT)/grids/%.stamp ;
+
+$(OUT)/resampled/%.fits: $(OUT)/navigated/%.fits $(call flags,resample)
+	$(DO) resample $< --like $(filter $(OUT)/grids/%,$^) $(call use,flat) $(resample_FLAGS) -o $@ --record-failure
+
+$(OUT)/coadd/%.fits: $(call flags,coadd)
+	$(DO) coadd $(filter $(OUT)/resampled/%,$^) --accepted $(OUT)/accepted/$*.csv $(coadd_FLAGS) -o $@ --record-failure
+
+$(OUT)/continuum/%.fits: $(call flags,continuum)
+	$(DO) continuum $(filter $(OUT)/coadd/%,$^) $(continuum_FLAGS) -o $@ --record-failure
+
+$(OUT)/composite/%.png $(OUT)/composite/%.tif: $(call flags,composite)
+	$(DO) composite $(filter %.fits,$^) --palette $(lastword $(subst -, ,$*)) $(composite_FLAGS) \
+	  -o $(OUT)/composite/$*.png -o $(OUT)/composite/$*.tif
+
+$(OUT)/report.html: $(call flags,report)
+	$(DO) report $(OUT) $(report_FLAGS) -o $@
+
+quality: $(OUT)/quality.csv
+report: $(OUT)/report.html
+night: report
+	@cat $(OUT)/warnings.txt
+endif

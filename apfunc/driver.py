@@ -1,0 +1,237 @@
+"""Between the command line and the files: which images, which outputs, what is said, and what becomes of a
+frame that cannot be done.
+
+A *step* is a function ``(image, planes) -> (image, planes)``.  One driver, `each`, reads, applies and
+writes, so that a step alone, a shell pipe of steps and `apfunc run` with several steps give the same bytes.
+"""
+
+import contextlib
+import os
+import sys
+from glob import glob
+from pathlib import Path
+
+import click
+
+
+def _root():
+    context = click.get_current_context(silent=True)
+    return context.find_root().params if context else {}
+
+
+def complain(message):
+    """One line on stderr: what went wrong."""
+    name = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
+    click.echo(f"apfunc {name}: {message}" if not message.startswith("apfunc ") else message, err=True)
+
+
+def say(message):
+    """One line on stderr about an image that is done; silent with -q."""
+    if not _root().get("quiet"):
+        click.echo(message, err=True)
+
+
+def named(name, work):
+    """`work`, whose ValueErrors say which stage they come from."""
+    def call(image, planes):
+        try:
+            return work(image, planes)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return call
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+def expand(images):
+    """The paths that IMAGES name: globs expanded and sorted; standard input when there are none."""
+    found = []
+    for image in images or ("-",):
+        matches = sorted(glob(image, recursive=True)) if any(c in image for c in "*?[") and not os.path.exists(image) else [image]
+        if not matches:
+            raise click.UsageError(f"no file matches {image}")
+        found += matches
+    for path in found:
+        if path != "-" and not os.path.exists(path):
+            raise click.UsageError(f"{path}: no such file")
+    if "-" in found and sys.stdin.isatty():
+        raise click.UsageError("no images given, and standard input is a terminal")
+    return found
+
+
+def targets(sources, output):
+    """The output of each source, by the template; refuses collisions before any work is done."""
+    from apfunc.names import stem
+    output = output or "-"
+    if output == "-":
+        if len(sources) > 1:
+            raise click.UsageError("several images need -o with a template, for example -o 'out/{stem}.fits'")
+        if sys.stdout.isatty():
+            raise click.UsageError("standard output is a terminal; give -o OUT, or pipe on")
+        return ["-"]
+    outputs = []
+    for source in sources:
+        fields = {"stem": stem(source), "dir": os.path.dirname(source) or "."}
+        if any("{%s}" % name in output for name in ("object", "filter", "night")):
+            fields |= _header_fields(source)
+        try:
+            outputs.append(output.format(**fields))
+        except (KeyError, IndexError, ValueError):
+            raise click.UsageError(f"{output}: the fields of a template are {{stem}} {{dir}} {{object}} {{filter}} {{night}}") from None
+    same = {os.path.realpath(o) for o in outputs}
+    if len(same) < len(outputs):
+        raise click.UsageError(f"{output}: several images would have the same output; use {{stem}} in the template")
+    if overlap := same & {os.path.realpath(s) for s in sources if s != "-"}:
+        raise click.UsageError(f"{sorted(overlap)[0]}: the output is an input; give another -o")
+    return outputs
+
+
+def _header_fields(source):
+    from apfunc import io, plan
+    from apfunc.names import safe
+    if source == "-":
+        raise click.UsageError("standard input has no {object}, {filter} or {night} for an output's name")
+    with about(source):
+        record = plan.describe(*io.read_header(source), source)
+    return {name: safe(record[name] or "none") for name in ("object", "filter", "night")}
+
+
+@contextlib.contextmanager
+def about(path):
+    """ValueErrors inside the block name `path` and end the command."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.ClickException(f"{path}: {error}") from error
+
+
+def image_of(path):
+    """The image of an option such as --dark, or None without one."""
+    if path is None:
+        return None
+    if not os.path.exists(path):
+        raise click.UsageError(f"{path}: no such file")
+    from apfunc import io
+    with about(path):
+        return io.read(path)
+
+
+def planes_of(path):
+    """``(image, planes)`` of an option's path."""
+    from apfunc import io
+    with about(path):
+        return io.read_all(path)
+
+
+def make_folder(target):
+    """The folder of an output, made when it is not there."""
+    if target != "-":
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+
+
+def each(images, output, work, record_failure=False, write=None):
+    """Apply `work` to each image and write what comes back; a frame that fails does not stop the others."""
+    from apfunc import io
+    write = write or (lambda target, image, planes: io.write(target, image, planes))
+    sources = expand(images)
+    outputs = targets(sources, output)
+    failed = 0
+    for source, target in zip(sources, outputs):
+        make_folder(target)
+        try:
+            result = work(*io.read_all(source))
+        except ValueError as error:
+            if _root().get("verbose", 0) > 1:
+                raise
+            if record_failure:
+                record(target, source, str(error))
+            else:
+                failed += 1
+            complain(with_stage(source, error))
+            continue
+        write(target, *result)
+        if target != "-":
+            say(f"{source} -> {target}")
+    if failed:
+        if len(sources) > 1:
+            complain(f"{failed} of {len(sources)} images failed")
+        raise click.exceptions.Exit(1)
+
+
+def with_stage(source, error):
+    """'apfunc STAGE: FILE: what is wrong', the stage taken from the error's own words when it is there."""
+    stage, colon, rest = str(error).partition(": ")
+    return f"apfunc {stage}: {source}: {rest}" if colon and stage.isidentifier() else f"{source}: {error}"
+
+
+def record(target, source, reason):
+    """Write the reason in place of the image that could not be made."""
+    from astropy.io import fits
+    from apfunc import io
+    header = fits.Header()
+    with contextlib.suppress(Exception):
+        header.update(io.read_header(source)[0])
+    with contextlib.suppress(Exception), io.opened(source) as hdus:
+        header.update({k: v for k, v in hdus[0].header.items() if k in ("RAWFILE", "OBJECT", "FILTER", "DATE-OBS", "EXPTIME")})
+    header["REASON"] = (" ".join(reason.split()).encode("ascii", "replace").decode(), "why there is no image")
+    io.write(target, (None, header))
+
+
+def failure(path):
+    """The reason recorded in a file that has no image, or None for one that has."""
+    from astropy.io import fits
+    return fits.getheader(path).get("REASON")
+
+
+# ---------------------------------------------------------------------------------------- many to one
+
+def rows_of(paths, plane=None):
+    """Lazily read ``(rows, header)`` of each path; those whose image could not be made are left out."""
+    from apfunc import io
+    found = []
+    for path in paths:
+        with about(path):
+            found.append(io.read_rows(path, plane))
+    return found
+
+
+def with_image(paths):
+    """The paths that hold an image or a table: a recorded failure is left out."""
+    return [p for p in expand(paths) if not failure(p)]
+
+
+def output_of(output, inputs=()):
+    """The one output of a many-to-one command: refused when it is an input, its folder made."""
+    output = output or "-"
+    if output != "-" and os.path.realpath(output) in {os.path.realpath(i) for i in inputs}:
+        raise click.UsageError(f"{output}: the output is an input; give another -o")
+    make_folder(output)
+    return output
+
+
+def read_table_of(path):
+    """The Table of an option, or None without one."""
+    from apfunc import io
+    if path is None:
+        return None
+    with about(path):
+        return io.read_table(path)
+
+
+def mask_of(path, image, planes):
+    """The mask of an option, else the image's own, else one with nothing set; uint8."""
+    import numpy as np
+    mask = image_of(path)[0] if path else planes.get("MASK")
+    mask = np.zeros(image[0].shape, "u1") if mask is None else mask.astype("u1")
+    if mask.shape != image[0].shape:
+        raise ValueError(f"the mask is {mask.shape}, the image {image[0].shape}")
+    return mask
+
+
+def write_if_changed(target, image):
+    """Write a small image only if its bytes change, so that what follows is not done again for nothing."""
+    import io as memory
+    from apfunc import io
+    stream = memory.BytesIO()
+    io._hdus(image, {}).writeto(stream)
+    io.write_text(target, stream.getvalue(), only_if_changed=True)

@@ -1,0 +1,283 @@
+"""Which frames make up the night, which masters serve each, and why: the inventory and night.mk.
+
+`plan` is pure: records in (see `apfunc.ingest`), frames and make's prerequisites out.  The hard keys of a
+match must agree (size, binning, instrument, readout mode, gain setting; the filter of a flat).  The soft
+keys (temperature, exposure, date, number of frames) make a cost, and the cheapest group serves.
+"""
+
+from datetime import date
+
+from apfunc.names import band, safe
+
+SAME_EXPTIME = 0.02  # darks within 2 % (or half a second) of an exposure count as of that exposure
+SAME_TEMP = 1.5  # Celsius: frames further apart are different groups
+NARROW = {"Ha": ("R", "r", "L", "I", "i", "z"), "NII": ("R", "r", "L"), "SII": ("R", "r", "I", "i", "L"),
+          "OIII": ("G", "g", "V", "B", "L"), "Hb": ("B", "g", "G", "V", "L")}  # and the continua for it, best first
+
+
+def plan(records, night):
+    """``(frames, groups)`` of a night, from all the records.
+
+    `frames` are the records with masters, reason, target and `used` added; `groups` are the groups of
+    calibration frames that are needed, by product name.  Raises ValueError when no light is of the night.
+    """
+    frames = [dict(r, masters="", target=None, used=False, reason=r["reason"] or "") for r in records]
+    drop_copies(frames)
+    lights = [f for f in frames if usable(f) and f["kind"] == "light" or f["kind"] == "unreadable" and f["guess"] in ("light", None)]
+    nights = sorted({f["night"] for f in lights if f["night"]})
+    if len(nights) > 1 and night not in nights:
+        raise ValueError(f"no light of the night {night}; there are lights of {', '.join(nights)}: give one as NIGHT=")
+    if not any(f["kind"] == "light" for f in lights):
+        raise ValueError("no light frame found; give the folder of the raw frames as RAW=")
+    for frame in lights:
+        if len(nights) > 1 and frame["night"] != night:
+            frame["reason"] = f"of another night ({frame['night']})"
+        else:
+            frame["used"] = True
+            frame["target"] = safe(frame["object"] or "unnamed")
+    groups = calibration_groups(frames)
+    needed = {}
+    for frame in frames:
+        if frame["used"] and frame["kind"] == "light":
+            serve(frame, groups, needed)
+    for name in list(needed):
+        serve_group(needed[name], groups, needed)
+    for frame in frames:
+        group = next((g for g in needed.values() if frame in g["frames"]), None)
+        if group:
+            frame.update(used=True, masters=group["name"])
+        elif not frame["used"] and not frame["reason"]:
+            frame["reason"] = "not needed: no light of the night uses it"
+    return frames, needed
+
+
+def usable(frame):
+    return not frame["reason"] and frame["kind"] not in ("unreadable", "unknown")
+
+
+def drop_copies(frames):
+    """Of the same exposure keep one frame: raw before calibrated; the others get a reason."""
+    seen = {}
+    rank = {"raw": 0, "calibrated": 1, "master": 2}
+    for frame in sorted((f for f in frames if usable(f) and f["date_obs"]), key=lambda f: (rank[f["state"]], f["name"])):
+        exact = "." in frame["date_obs"] or frame["kind"] == "light"
+        key = (frame["date_obs"], frame["exptime"], frame["kind"], frame["filter"], *map(str, frame["keys"][:3]), frame["state"] == "master",
+               None if exact else frame["name"])
+        first = seen.setdefault(key, frame)
+        if first is not frame:
+            frame["reason"] = f"same exposure as {first['name']}, which is used"
+
+
+# ------------------------------------------------------------------------------------ groups of calibration frames
+
+def calibration_groups(frames):
+    """Groups of calibration frames that make one master each; a library master is a group of its own."""
+    found = {}
+    for frame in sorted((f for f in frames if usable(f) and f["kind"] != "light"), key=lambda f: (f["temp"] or 0, f["exptime"] or 0)):
+        for group in found.setdefault((frame["kind"], str(frame["keys"]), frame["night"], frame["filter"], frame["state"] == "master"
+                                       and frame["name"]), []):
+            if near(frame["temp"], group["temp"], 2 * SAME_TEMP) and (frame["kind"] != "dark" or same_exptime(frame["exptime"], group["exptime"])):
+                group["frames"].append(frame)
+                break
+        else:
+            found[(frame["kind"], str(frame["keys"]), frame["night"], frame["filter"], frame["state"] == "master" and frame["name"])].append(
+                {"kind": frame["kind"], "temp": frame["temp"], "exptime": frame["exptime"], "night": frame["night"], "keys": frame["keys"],
+                 "filter": frame["filter"], "master": frame["state"] == "master", "calstat": frame["calstat"], "camera": frame["camera"],
+                 "frames": [frame]})
+    groups = [g for some in found.values() for g in some]
+    for group in groups:
+        group["temp"] = median([f["temp"] for f in group["frames"]])
+        group["exptime"] = median([f["exptime"] for f in group["frames"]])
+        group["name"] = group_name(group)
+        group["bias"] = group["dark"] = None
+    names = [g["name"] for g in groups]
+    for group in groups:
+        if names.count(group["name"]) > 1:
+            group["name"] += "-" + min(f["name"] for f in group["frames"])[-24:]
+    return groups
+
+
+def group_name(group):
+    if group["master"]:
+        return safe(f"{group['kind']}-library-{group['frames'][0]['name']}")
+    parts = [group["kind"], group["filter"], group["camera"]]
+    parts += [f"{group['exptime']:g}s"] if group["kind"] == "dark" and group["exptime"] is not None else []
+    parts += [f"{group['temp']:.0f}C"] if group["temp"] is not None else []
+    return safe("-".join(str(p) for p in [*parts, group["night"]] if p))
+
+
+def median(values):
+    values = sorted(v for v in values if v is not None)
+    return values[len(values) // 2] if values else None
+
+
+def near(a, b, tolerance):
+    return a is None or b is None or abs(a - b) <= tolerance
+
+
+def same_exptime(a, b):
+    return a is None or b is None or abs(a - b) <= max(0.5, SAME_EXPTIME * max(a, b))
+
+
+# ---------------------------------------------------------------------------------------------- matching
+
+def compatible(frame, group):
+    """The hard keys agree; a key that one of the two does not state is no obstacle."""
+    return all(a == b or a is None or b is None for a, b in zip(frame["keys"], group["keys"]))
+
+
+def cost(frame, group):
+    """The soft keys: temperature, date and number of frames, in arbitrary but stated units."""
+    degrees = abs((frame["temp"] or 0) - (group["temp"] or 0)) if None not in (frame["temp"], group["temp"]) else 3
+    days = abs((date.fromisoformat(frame["night"]) - date.fromisoformat(group["night"])).days) if frame["night"] and group["night"] else 60
+    count = 9 if group["master"] else len(group["frames"])
+    return degrees / 2 + days / 30 + 1 / count
+
+
+def choose(frame, groups, kind, rank=lambda group: 0, accept=lambda group: True):
+    """The compatible group of a kind with the lowest rank, then the lowest cost; None without one."""
+    fitting = [g for g in groups if g["kind"] == kind and compatible(frame, g) and accept(g)]
+    return min(fitting, key=lambda g: (rank(g), cost(frame, g), g["name"]), default=None)
+
+
+def choose_dark(frame, groups, bias):
+    """A dark of the exposure; else, when its bias can be taken off, the nearest longer one; else a shorter one."""
+    def rank(group):
+        if same_exptime(frame["exptime"], group["exptime"]):
+            return 0, 0
+        ratio = (group["exptime"] or 1) / (frame["exptime"] or 1)
+        return (1, ratio) if ratio > 1 else (2, 1 / max(ratio, 1e-9))
+
+    def accept(group):
+        free = "B" in group["calstat"] if group["master"] else bias is not None
+        return near(frame["temp"], group["temp"], 6) and (rank(group)[0] == 0 or free and frame["exptime"] and group["exptime"])
+    return choose(frame, groups, "dark", rank, accept)
+
+
+def serve(frame, groups, needed):
+    """Choose the masters of a light; say which and why in its `masters` and `reason`."""
+    if frame["state"] == "calibrated":
+        frame["reason"] = "calibrated already: enters after calibration"
+        return
+    bias = choose(frame, groups, "bias")
+    dark = choose_dark(frame, groups, bias)
+    name = frame["filter"]
+    flat = choose(frame, groups, "flat", rank=lambda g: g["filter"] != name,
+                  accept=lambda g: g["filter"] == name or name and g["filter"] and band(g["filter"]) == band(name))
+    chosen = [g for g in (bias, dark, flat) if g]
+    for group in chosen:
+        needed[group["name"]] = group
+    frame["masters"] = " ".join(g["name"] for g in chosen)
+    frame["reason"] = "; ".join([why(frame, bias, "bias") if bias else "no bias found: " + ("the dark holds it" if dark else "none subtracted"),
+                                 why(frame, dark, "dark") if dark else "no dark found: " + ("bias only" if bias else "none subtracted"),
+                                 why(frame, flat, "flat") if flat else f"no flat of {name or 'this filter'} found: not flat-fielded"])
+
+
+def serve_group(group, groups, needed):
+    """The bias and dark that go into a master of darks or flats."""
+    if group["master"] or group["kind"] == "bias":
+        return
+    like = dict(group["frames"][0], temp=group["temp"], exptime=group["exptime"], night=group["night"])
+    bias = group["bias"] = choose(like, groups, "bias")
+    if bias:
+        needed[bias["name"]] = bias
+    if group["kind"] == "flat":
+        dark = group["dark"] = choose_dark(like, groups, bias)
+        if dark:
+            needed[dark["name"]] = dark
+            serve_group(dark, groups, needed)
+
+
+def why(frame, group, kind):
+    """In words: how well a group fits a frame."""
+    said = ["library master" if group["master"] else f"{len(group['frames'])} frames"]
+    if kind == "dark":
+        ratio = (frame["exptime"] or 0) / (group["exptime"] or 1)
+        said += [f"{group['exptime']:g} s"] if group["exptime"] is not None else []
+        said += [] if same_exptime(frame["exptime"], group["exptime"]) else [f"scaled by {ratio:.3g} (none of {frame['exptime']:g} s)"]
+    if kind == "flat":
+        said += [str(group["filter"])]
+    if kind != "flat" and None not in (frame["temp"], group["temp"]):
+        said += [f"{abs(frame['temp'] - group['temp']):.1f} C off"]
+    if frame["night"] and group["night"]:
+        days = (date.fromisoformat(group["night"]) - date.fromisoformat(frame["night"])).days
+        said += ["same night" if days == 0 else f"{abs(days)} days {'later' if days > 0 else 'earlier'}"]
+    return f"{kind}: {', '.join(said)}"
+
+
+# ---------------------------------------------------------------------------------------------- night.mk
+
+def night_mk(frames, groups):
+    """The text of night.mk: ``target: prerequisites`` lines only; every name in it is safe for make."""
+    out, lights, lines, goals = "$(OUT)", [f for f in frames if f["used"] and f["kind"] in ("light", "unreadable")], [], {}
+
+    def rule(goal, target, *prerequisites):
+        goals.setdefault(goal, []).append(target)
+        lines.append(f"{target}: {' '.join(prerequisites)}")
+
+    def master(name):
+        return f"{out}/masters/{name}.fits"
+
+    for name, group in sorted(groups.items()):
+        inputs = [f"{out}/raw/{f['name']}.fits" for f in group["frames"]]
+        rule("masters", master(name), f"{out}/lists/{name}.txt", *inputs, *[master(group[k]["name"]) for k in ("bias", "dark") if group[k]])
+    measured = [f for g in groups.values() if g["kind"] in ("bias", "flat") and not g["master"] for f in g["frames"]]
+    rule("masters", f"{out}/masters/readnoise.ecsv", f"{out}/lists/readnoise.txt", *sorted(f"{out}/raw/{f['name']}.fits" for f in measured))
+    badpix = {}
+    for frame in lights:
+        served = [groups[n] for n in frame["masters"].split()]
+        badpix.setdefault(frame["camera"], {}).update({g["name"]: g for g in served})
+    for camera, served in sorted(badpix.items(), key=str):
+        if served:
+            rule("masters", f"{out}/masters/badpix-{camera}.fits", *map(master, sorted(served)))
+    targets, stacks = {}, {}
+    for frame in lights:
+        name, served = frame["name"], frame["masters"].split()
+        own = [f"{out}/masters/badpix-{frame['camera']}.fits"] if badpix[frame["camera"]] else []
+        flat = [master(n) for n in served if groups[n]["kind"] == "flat"]
+        rule("calibrate", f"{out}/calibrated/{name}.fits", f"{out}/raw/{name}.fits", *map(master, served), *own, f"{out}/masters/readnoise.ecsv")
+        rule("navigate", f"{out}/navigated/{name}.fits", f"{out}/fields/{frame['target']}.fits")
+        lines.append(f"{out}/navigated/{name}.stars.fits: {out}/fields/{frame['target']}.fits")
+        rule("resample", f"{out}/resampled/{name}.fits", f"{out}/grids/{frame['target']}.fits", *flat)
+        lines.append(f"{out}/raw/{name}.fits:")
+        targets.setdefault(frame["target"], []).append(name)
+        if frame["kind"] == "light":
+            stacks.setdefault((frame["target"], safe(frame["filter"] or "none")), []).append(name)
+    for target, names in sorted(targets.items()):
+        lines.append(f"{out}/fields/{target}.stamp: {' '.join(f'{out}/stars/{n}.fits' for n in names)}")
+        lines.append(f"{out}/grids/{target}.stamp: {' '.join(f'{out}/navigated/{n}.fits' for n in names)}")
+    every = [f["name"] for f in lights]
+    lines.append(f"{out}/quality.stamp: {out}/frames.ecsv {' '.join(f'{out}/navigated/{n}.fits {out}/navigated/{n}.stars.fits' for n in every)}")
+    for (target, filter), names in sorted(stacks.items()):
+        rule("coadd", f"{out}/coadd/{target}-{filter}.fits", f"{out}/accepted/{target}-{filter}.csv", *[f"{out}/resampled/{n}.fits" for n in names])
+    pictures(stacks, rule, out)
+    products = [t for goal in ("masters", "coadd", "continuum", "composite") for t in goals.get(goal, []) if t.endswith((".fits", ".png", ".ecsv"))]
+    lines.append(f"{out}/report.html: {out}/quality.csv {out}/frames.ecsv {' '.join(products)}")
+    lines += [f"{goal}: {' '.join(goals.get(goal, []))}" for goal in ("masters", "calibrate", "navigate", "resample", "coadd", "continuum", "composite")]
+    return "# Made by apfunc plan from the headers: prerequisites only, the recipes are in the Makefile.\n" + "\n".join(lines) + "\n"
+
+
+def pictures(stacks, rule, out):
+    """The line images and composites that the filters of each target allow."""
+    try:
+        from apfunc.composite import palettes_for
+    except ImportError:
+        palettes_for = lambda f: {}
+    for target in sorted({t for t, _ in stacks}):
+        filters = {f: band(f) for t, f in stacks if t == target}
+        for filter, line in sorted(filters.items()):
+            continuum = next((f for b in NARROW.get(line, ()) for f in sorted(filters) if filters[f] == b), None)
+            if continuum:
+                rule("continuum", f"{out}/continuum/{target}-{filter}.fits", f"{out}/coadd/{target}-{filter}.fits", f"{out}/coadd/{target}-{continuum}.fits")
+        for palette, used in palettes_for(sorted(filters)).items():
+            rule("composite", f"{out}/composite/{target}-{palette}.png", *[f"{out}/coadd/{target}-{f}.fits" for f in used])
+
+
+def explain(frame):
+    """What serves a frame and why, as lines of text."""
+    lines = [f"{frame['name']}  ({frame['raw']})", f"  kind      {frame['kind']}"]
+    for key in ("object", "filter", "exptime", "temp", "binning", "camera", "night", "origin"):
+        if frame[key] not in (None, ""):
+            lines.append(f"  {key:9s} {frame[key]}")
+    lines += [f"  master    {m}" for m in str(frame["masters"] or "").split()]
+    return "\n".join(lines + [f"  why       {w}" for w in str(frame["reason"] or "").split("; ") if w])
