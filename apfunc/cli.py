@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from apfunc import __version__
-from apfunc.driver import (about, complain, each, expand, failure, image_of, make_folder, mask_of, named, output_of, planes_of,
+from apfunc.driver import (about, complain, each, expand, failure, image_of, make_folder, mask_of, named, output_of, pairs_of, planes_of,
                            read_table_of, record, rows_of, say, with_image, write_if_changed)
 from apfunc.options import OPTIONS, choice, flag, given, number
 
@@ -41,7 +41,7 @@ def main():
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        if isinstance(error, click.UsageError):
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
             error.show()
         else:
             complain(error.format_message())
@@ -76,7 +76,8 @@ def step(*options):
         STEPS[name] = click.Command(name, params=params, callback=function, help=function.__doc__)
 
         def run_step(images, output, record_failure, **values):
-            each(images, output, named(name, function(**values)), record_failure)
+            pairs = pairs_of(images, output)
+            each(pairs, named(name, function(**values)), record_failure)
 
         cli.add_command(click.Command(name, params=[IMAGES, *params, OPTIONS["output"], OPTIONS["record"]],
                                       callback=run_step, help=function.__doc__))
@@ -165,6 +166,7 @@ def run(ctx, words):
     values = first.invoke(first.make_context("run", parts[0], parent=ctx.parent))
     if len(parts) == 1:
         raise click.UsageError("no steps; for example: apfunc run raw.fit -o out.fits : calibrate --dark d.fits : cosmics")
+    pairs = pairs_of(values["images"], values["output"])
     steps = []
     for part in parts[1:]:
         if not part or part[0] not in STEPS:
@@ -176,7 +178,7 @@ def run(ctx, words):
         for one in steps:
             image, planes = one(image, planes)
         return image, planes
-    each(values["images"], values["output"], work, values["record_failure"])
+    each(pairs, work, values["record_failure"])
 
 
 @step("mask", "box", choice("mode", "mesh", "polynomial", help="Mesh (default) or low-order polynomial."), flag("model", "Write the background itself."))
@@ -277,7 +279,7 @@ def stars(images, mask, output, record_failure, regions, **options):
         io.write_table(target, table)
         if regions:
             io.write_text(regions, ds9(table))
-    each(images, output, work, record_failure, write)
+    each(pairs_of(images, output), work, record_failure, write)
 
 
 @command(IMAGES, "catalog", "output")
@@ -316,7 +318,7 @@ def astrometry(images, stars, field, catalog, output, stars_out, record_failure)
             make_folder(stars_out)
             io.write_table(stars_out, table)
         io.write(target, image, planes)
-    each(images, output, named("astrometry", work), record_failure, write)
+    each(pairs_of(images, output), named("astrometry", work), record_failure, write)
 
 
 @command(IMAGES, "inventory", "keep", "drop", "output", click.Option(["--accepted"], metavar="FOLDER", help="Write a list of accepted frames for each stack."))

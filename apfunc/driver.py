@@ -129,14 +129,22 @@ def make_folder(target):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
 
 
-def each(images, output, work, record_failure=False, write=None):
-    """Apply `work` to each image and write what comes back; a frame that fails does not stop the others."""
-    from apfunc import io
-    write = write or (lambda target, image, planes: io.write(target, image, planes))
+def pairs_of(images, output):
+    """``[(source, target), …]`` of a command, checked before any work."""
     sources = expand(images)
-    outputs = targets(sources, output)
+    return list(zip(sources, targets(sources, output)))
+
+
+def each(pairs, work, record_failure=False, write=None):
+    """Apply `work` to each source and write what comes back; a frame that fails does not stop the others.
+
+    A frame fails with a ValueError, for its own content.  Anything else is an error of the stage or the
+    machine and ends the command.  With `record_failure` the reason is written in place of the image.
+    """
+    from apfunc import io
+    write = write or io.write
     failed = 0
-    for source, target in zip(sources, outputs):
+    for source, target in pairs:
         make_folder(target)
         try:
             result = work(*io.read_all(source))
@@ -153,8 +161,8 @@ def each(images, output, work, record_failure=False, write=None):
         if target != "-":
             say(f"{source} -> {target}")
     if failed:
-        if len(sources) > 1:
-            complain(f"{failed} of {len(sources)} images failed")
+        if len(pairs) > 1:
+            complain(f"{failed} of {len(pairs)} images failed")
         raise click.exceptions.Exit(1)
 
 

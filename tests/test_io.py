@@ -1,0 +1,106 @@
+"""Images, planes and tables survive the disk; a file is whole or not there."""
+
+import gzip
+import io as memory
+import os
+import sys
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from apfunc import io
+
+RAMP = np.arange(12 * 9, dtype=np.uint16).reshape(12, 9) + 65000
+
+
+@pytest.fixture
+def raw(tmp_path):
+    fits.PrimaryHDU(RAMP, fits.Header({"OBJECT": "M 1"})).writeto(tmp_path / "raw.fit")
+    return tmp_path / "raw.fit"
+
+
+@pytest.mark.parametrize("form", ["plain", "gz", "fz"])
+def test_read_gives_native_float32_whatever_the_file(raw, form):
+    path = raw
+    if form == "gz":
+        path = raw.with_suffix(".fit.gz")
+        path.write_bytes(gzip.compress(raw.read_bytes()))
+    if form == "fz":
+        path = raw.with_suffix(".fz")
+        fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(RAMP, fits.Header({"OBJECT": "M 1"}))]).writeto(path)
+    data, header = io.read(path)
+    assert data.dtype == np.dtype("f4") and data.dtype.isnative and np.array_equal(data, RAMP)
+    assert header["OBJECT"] == "M 1" and header["RAWFILE"] == path.name and not {"BZERO", "BSCALE", "ZIMAGE"} & set(header)
+    rows, _ = io.read_rows(path)
+    assert np.array_equal(rows[3:7], RAMP[3:7]) and rows.shape == RAMP.shape
+
+
+def test_write_then_read_is_the_same_and_the_bytes_are_too(tmp_path, raw):
+    image = io.read(raw)
+    planes = {"MASK": (RAMP > 65050).astype("u1"), "WEIGHT": np.sqrt(RAMP.astype("f4"))}
+    io.write(tmp_path / "a.fits", image, planes)
+    again, planes_again = io.read_all(tmp_path / "a.fits")
+    assert np.array_equal(again[0], image[0]) and all(np.array_equal(planes[k], planes_again[k]) for k in planes)
+    io.write(tmp_path / "b.fits", again, planes_again)
+    assert (tmp_path / "a.fits").read_bytes() == (tmp_path / "b.fits").read_bytes()
+
+
+@pytest.mark.parametrize("content, complaint", [(b"", "empty"), (b"hello" * 1000, "not a FITS"), (None, "cut short")])
+def test_unreadable_files_say_so(tmp_path, raw, content, complaint):
+    path = tmp_path / "bad.fits"
+    whole = tmp_path / "whole.fits"
+    fits.PrimaryHDU(np.zeros((200, 200), "f4")).writeto(whole)
+    path.write_bytes(whole.read_bytes()[:20000] if content is None else content)
+    with pytest.raises(ValueError, match=complaint):
+        io.read(path)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4, 5)])
+def test_other_dimensions_are_refused(tmp_path, shape):
+    fits.PrimaryHDU(np.zeros(shape, "f4")).writeto(tmp_path / "x.fits")
+    with pytest.raises(ValueError, match="no 2-D image"):
+        io.read(tmp_path / "x.fits")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "x.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), io.replacing(target) as temporary:
+        open(temporary, "w").write("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_write_text_only_if_changed_keeps_the_time(tmp_path):
+    target = tmp_path / "x"
+    assert io.write_text(target, "a")
+    os.utime(target, (1, 1))
+    assert not io.write_text(target, "a", only_if_changed=True) and target.stat().st_mtime == 1
+    assert io.write_text(target, "b", only_if_changed=True) and target.stat().st_mtime > 1
+
+
+def test_stdin_may_be_gzipped(monkeypatch, raw):
+    stream = memory.TextIOWrapper(memory.BytesIO(gzip.compress(raw.read_bytes())))
+    monkeypatch.setattr(sys, "stdin", stream)
+    assert np.array_equal(io.read("-")[0], RAMP)
+
+
+@pytest.mark.parametrize("ending", ["fits", "ecsv", "csv"])
+def test_tables_survive(tmp_path, ending):
+    table = Table({"x": [1.5, 2.5], "name": ["a", "b"]})
+    io.write_table(tmp_path / f"t.{ending}", table)
+    again = io.read_table(tmp_path / f"t.{ending}")
+    assert list(again["x"]) == [1.5, 2.5] and list(again["name"]) == ["a", "b"]
+
+
+def test_odd_header_cards_do_not_cost_the_frame(tmp_path):
+    path = tmp_path / "odd.fits"
+    hdu = fits.PrimaryHDU(np.ones((4, 4), "i2"), fits.Header({"AAA": 1, "OBJECT": "x"}))
+    hdu.writeto(path)
+    path.write_bytes(path.read_bytes().replace(b"AAA     =                    1", b"AAA     =                  nan"))
+    data, header = io.read(path)
+    assert header["OBJECT"] == "x" and data.sum() == 16
+    io.write(tmp_path / "out.fits", (data, header))
+    assert io.read(tmp_path / "out.fits")[1]["OBJECT"] == "x"
