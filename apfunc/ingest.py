@@ -86,8 +86,8 @@ def ingest(files, raw_folder, cache):
                 record |= _read(link, member or os.path.relpath(path, os.path.dirname(os.path.abspath(root))), size)
             except (ValueError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
                 said = parse(member or path)
-                record |= empty() | {"kind": "unreadable", "reason": str(error), "object": said.get("object"),
-                                     "filter": said.get("filter"), "guess": said.get("kind")}
+                record |= empty() | {"kind": "unreadable", "reason": str(error), "damaged": True,
+                                     "object": said.get("object"), "filter": said.get("filter"), "guess": said.get("kind")}
         fresh[key] = record
         records.append(dict(record))
     wanted = {r["name"] + ".fits" for r in records}
@@ -127,7 +127,7 @@ def _read(link, shown, size):
     header, shape = io.read_header(link)
     record = describe(header, shape, shown)
     if missing := _cut_short(link):
-        record["reason"] = f"the file is cut short ({missing})"
+        record.update(damaged=True, reason=f"the file is cut short ({missing})")
     return record
 
 
@@ -146,7 +146,7 @@ def _cut_short(path):
 
 def empty():
     """A record that knows nothing."""
-    keys = "kind object filter exptime temp binning camera night date_obs telescope shape keys state calstat reason guess bayer"
+    keys = "kind object filter exptime temp binning camera night date_obs telescope shape keys state calstat reason damaged guess bayer"
     return dict.fromkeys(keys.split()) | {"origin": ""}
 
 

@@ -23,7 +23,7 @@ def plan(records, night):
     """
     frames = [dict(r, masters="", target=None, used=False, reason=r["reason"] or "") for r in records]
     drop_copies(frames)
-    lights = [f for f in frames if usable(f) and f["kind"] == "light" or f["kind"] == "unreadable" and f["guess"] in ("light", None)]
+    lights = [f for f in frames if f["kind"] == "light" and (usable(f) or f["damaged"]) or f["kind"] == "unreadable" and f["guess"] == "light"]
     nights = sorted({f["night"] for f in lights if f["night"]})
     if len(nights) > 1 and night not in nights:
         raise ValueError(f"no light of the night {night}; there are lights of {', '.join(nights)}: give one as NIGHT=")
@@ -38,7 +38,7 @@ def plan(records, night):
     groups = calibration_groups(frames)
     needed = {}
     for frame in frames:
-        if frame["used"] and frame["kind"] == "light":
+        if frame["used"] and not frame["damaged"]:
             serve(frame, groups, needed)
     for name in list(needed):
         serve_group(needed[name], groups, needed)
