@@ -27,7 +27,7 @@ APFUNC ?= .venv/bin/apfunc
 DO     := $(RUN) $(APFUNC) -q
 
 GOALS  := masters calibrate navigate quality resample coadd continuum composite report night
-STAGES := combine readnoise badpix calibrate metadata fixpix cosmics stars field astrometry quality grid resample coadd continuum \
+STAGES := combine readnoise badpix calibrate metadata debayer fixpix cosmics stars field astrometry quality grid resample coadd continuum \
           composite report
 
 .PHONY: help setup demo test bench explain clean $(GOALS)
@@ -41,8 +41,8 @@ help:
 #:            explain FRAME=name (what serves a frame, and why) · clean (removes OUT)
 #: variables  NIGHT, RAW, CAL (calibration folders or a library of masters), OUT, RUN (a prefix of every recipe, as srun),
 #:            KEEP and DROP (names of frames to accept or reject by hand), <stage>_FLAGS (options of a stage's command)
-#: stages     combine readnoise badpix calibrate metadata fixpix cosmics stars field astrometry quality grid resample coadd
-#:            continuum composite report; each is also a command: apfunc <stage> --help
+#: stages     combine readnoise badpix calibrate metadata debayer fixpix cosmics stars field astrometry quality grid
+#:            resample coadd continuum composite report; each is also a command: apfunc <stage> --help
 
 # ---- the environment -------------------------------------------------------------------------------------------------
 
@@ -108,10 +108,13 @@ $(OUT)/masters/readnoise.ecsv: $(call flags,readnoise)
 $(OUT)/masters/badpix-%.fits: $(call flags,badpix)
 	$(DO) badpix $(call use,bias) $(call use,dark) $(call use,flat) $(badpix_FLAGS) -o $@
 
-$(OUT)/calibrated/%.fits: $(OUT)/raw/%.fits $(call flags,calibrate metadata fixpix cosmics)
+$(OUT)/calibrated/%.fits: $(OUT)/raw/%.fits $(call flags,calibrate metadata debayer fixpix cosmics)
 	$(DO) run $< -o $@ --record-failure \
 	  : calibrate $(call use,bias) $(call use,dark) $(call use,flat) --table $(OUT)/masters/readnoise.ecsv $(calibrate_FLAGS) \
-	  : metadata $(metadata_FLAGS) : fixpix $(call use,badpix) $(fixpix_FLAGS) : cosmics $(cosmics_FLAGS)
+	  : metadata $(metadata_FLAGS) $(colour) : fixpix $(if $(colour),,$(call use,badpix)) $(fixpix_FLAGS) : cosmics $(cosmics_FLAGS)
+
+# Of a one-shot-colour frame each colour is a product of its own: NAME.cfaR.fits, NAME.cfaG.fits, NAME.cfaB.fits
+colour = $(foreach c,R G B,$(if $(filter %.cfa$(c).fits,$@),: debayer --channel $(c) $(call use,badpix) $(debayer_FLAGS)))
 
 $(OUT)/stars/%.fits: $(OUT)/calibrated/%.fits $(call flags,stars)
 	$(DO) stars $< $(stars_FLAGS) -o $@ --record-failure

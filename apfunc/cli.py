@@ -123,18 +123,38 @@ def metadata(**options):
     return lambda image, planes: (metadata(image, **given(options)), planes)
 
 
-@step("badpix", "mask")
-def fixpix(badpix, mask):
-    """Interpolate over bad pixels and NaN; what is repaired is flagged, what cannot be stays NaN."""
-    from apfunc.fixpix import fixpix, flag
-    if badpix is None:
-        raise click.UsageError("give --badpix FILE")
+@step(click.Option(["--channel"], type=click.Choice(["R", "G", "B"]), required=True, help="The colour to take."),
+      choice("method", "bilinear", "superpixel", help="Full resolution (default), or a pixel a cell."),
+      click.Option(["--pattern"], metavar="RGGB", help="Bayer pattern; wins over BAYERPAT."), "badpix")
+def debayer(channel, badpix, **options):
+    """Take one colour out of a one-shot-colour frame."""
+    from apfunc.debayer import debayer
+    from apfunc.header import BAD
     bad = image_of(badpix)
 
     def work(image, planes):
-        before = mask_of(mask, image, planes)
-        fixed = fixpix(image, bad)
-        return fixed, planes | {"MASK": flag(before, bad, fixed)}
+        result = debayer(image, channel, badpix=bad, **given(options))
+        mask = planes.get("MASK")
+        if options["method"] == "superpixel" and mask is not None:
+            rows, columns = result[0].shape
+            mask = mask[:2 * rows, :2 * columns].reshape(rows, 2, columns, 2).max((1, 3))
+        elif bad is not None:
+            mask = mask_of(None, image, planes) | (bad[0] != 0) * BAD
+        return result, planes | given({"MASK": mask})
+    return work
+
+
+@step("badpix", "mask")
+def fixpix(badpix, mask):
+    """Interpolate over bad pixels (and NaN); what is repaired is flagged, what cannot be stays NaN."""
+    import numpy as np
+    from apfunc.fixpix import fixpix, flag
+    bad = image_of(badpix)
+
+    def work(image, planes):
+        here = np.zeros(image[0].shape, "u1") if bad is None else bad
+        fixed = fixpix(image, here)
+        return fixed, planes | {"MASK": flag(mask_of(mask, image, planes), here, fixed)}
     return work
 
 
@@ -471,6 +491,9 @@ def plan(folders, night, cal, output):
     out.mkdir(parents=True, exist_ok=True)
     records = ingest.ingest(files, out / "raw", cache)
     frames, groups = planning.plan(records, night)
+    for frame in frames:
+        if not os.path.lexists(link := out / "raw" / f"{frame['name']}.fits"):  # a colour of a one-shot-colour frame
+            os.symlink(f"{Path(frame['name']).stem}.fits", link)
     (out / "lists").mkdir(exist_ok=True)
     for name, group in groups.items():
         io.write_text(out / "lists" / f"{name}.txt", "".join(f"{f['name']}\n" for f in group["frames"]), only_if_changed=True)

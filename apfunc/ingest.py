@@ -54,7 +54,7 @@ def _members(path):
 
 def product_names(files):
     """The name of each file's products: its stem made safe; where two collide each gets a digest of its path."""
-    names = [safe(stem(member or path)) for _, path, member, *_ in files]
+    names = [re.sub(r"\.(stars|cfa[RGB])$", r"_\1", safe(stem(member or path))) for _, path, member, *_ in files]
     folded = [n.lower() for n in names]
     counts = {n: folded.count(n) for n in set(folded)}
     return [name if counts[name.lower()] == 1 else f"{name}-{_digest(os.path.relpath(path, root), member)}"
@@ -92,7 +92,7 @@ def ingest(files, raw_folder, cache):
         records.append(dict(record))
     wanted = {r["name"] + ".fits" for r in records}
     for stale in os.listdir(raw_folder):
-        if stale not in wanted:
+        if re.sub(r"\.cfa[RGB]\.fits$", ".fits", stale) not in wanted:
             os.unlink(raw_folder / stale)
     cache.clear()
     cache.update(fresh)

@@ -25,7 +25,8 @@ def safe(text):
     dot or dash, at most 150 characters, never empty.  Different texts may give the same name."""
     import unicodedata
     plain = unicodedata.normalize("NFKD", str(text)).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", plain).lstrip("._-").rstrip("._")[:150] or "unnamed"
+    plain = re.sub(r"\.+", ".", re.sub(r"[^A-Za-z0-9_.+-]+", "_", plain))
+    return plain.lstrip("._-").rstrip("._")[:150] or "unnamed"
 
 
 def band(name):

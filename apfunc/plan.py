@@ -21,8 +21,9 @@ def plan(records, night):
     `frames` are the records with masters, reason, target and `used` added; `groups` are the groups of
     calibration frames that are needed, by product name.  Raises ValueError when no light is of the night.
     """
-    frames = [dict(r, masters="", target=None, used=False, reason=r["reason"] or "") for r in records]
+    frames = [dict(r, masters="", target=None, used=False, flat_filter=r["filter"], reason=r["reason"] or "") for r in records]
     drop_copies(frames)
+    frames = [colour for frame in frames for colour in colours_of(frame)]
     lights = [f for f in frames if f["kind"] == "light" and (usable(f) or f["damaged"]) or f["kind"] == "unreadable" and f["guess"] == "light"]
     nights = sorted({f["night"] for f in lights if f["night"]})
     if len(nights) > 1 and night not in nights:
@@ -49,6 +50,13 @@ def plan(records, night):
         elif not frame["used"] and not frame["reason"]:
             frame["reason"] = "not needed: no light of the night uses it"
     return frames, needed
+
+
+def colours_of(frame):
+    """A one-shot-colour light is three frames from here on, NAME.cfaR, NAME.cfaG and NAME.cfaB."""
+    if frame["kind"] != "light" or not frame["bayer"] or frame["state"] == "calibrated" or not usable(frame):
+        return [frame]
+    return [dict(frame, name=f"{frame['name']}.cfa{c}", filter=c, origin=f"{frame['origin']} filter:BAYERPAT".strip()) for c in "RGB"]
 
 
 def usable(frame):
@@ -101,7 +109,7 @@ def group_name(group):
     if group["master"]:
         return safe(f"{group['kind']}-library-{group['frames'][0]['name']}")
     parts = [group["kind"], group["filter"], group["camera"]]
-    parts += [f"{group['exptime']:g}s"] if group["kind"] == "dark" and group["exptime"] is not None else []
+    parts += [f"{group['exptime']:.4g}s"] if group["kind"] == "dark" and group["exptime"] is not None else []
     parts += [f"{group['temp']:.0f}C"] if group["temp"] is not None else []
     return safe("-".join(str(p) for p in [*parts, group["night"]] if p))
 
@@ -161,7 +169,7 @@ def serve(frame, groups, needed):
         return
     bias = choose(frame, groups, "bias")
     dark = choose_dark(frame, groups, bias)
-    name = frame["filter"]
+    name = frame["flat_filter"]
     flat = choose(frame, groups, "flat", rank=lambda g: g["filter"] != name,
                   accept=lambda g: g["filter"] == name or name and g["filter"] and band(g["filter"]) == band(name))
     chosen = [g for g in (bias, dark, flat) if g]
