@@ -1,0 +1,236 @@
+"""One least-squares solution for all frames of a field: where each looks, and the distortion they share.
+
+A frame f maps its pixels to the sky by its own TAN solution (crval_f, cd_f) after the distortion D of the
+camera, which all frames of one size share:
+
+    position_s = deproject(cd_f @ (u + D_u(u, v), v + D_v(u, v)), crval_f)      for each star s seen by f
+
+The positions of the stars are unknown too, except for those with a catalogue position; they are eliminated (each
+equation minus the mean of its star), and what is left is linear in small steps of the frames and of D.  This is
+the plate-overlap method (Eichhorn 1960, AN 285, 233): dithered and turned frames fix the distortion even where the
+catalogue has few stars.
+"""
+
+import numpy as np
+
+from apfunc import wcs
+
+# The distortion models, simplest first, and the stars each needs.  "radial" is r^3 about the frame's centre, "centre" is
+# that with its centre free, the others are all terms up to that power.
+MODELS = {"none": 0, "radial": 5, "centre": 9, "cubic": 30, "quintic": 120}
+POWERS = {"cubic": wcs.terms(3), "quintic": wcs.terms(5)}
+
+
+def basis(model, u, v):
+    """The distortion's terms at normalised u, v: an array (2, terms, points), in pixels per coefficient."""
+    if model == "none":
+        return np.zeros((2, 0, len(u)))
+    radial = np.stack([u * (u**2 + v**2), v * (u**2 + v**2)])
+    if model == "radial":
+        return radial[:, None, :]
+    if model == "centre":
+        return np.stack([radial, np.stack([3 * u**2 + v**2, 2 * u * v]), np.stack([2 * u * v, u**2 + 3 * v**2])], axis=1)
+    powers = np.stack([u**p * v**q for p, q in POWERS[model]])
+    return np.stack([np.concatenate([powers, 0 * powers]), np.concatenate([0 * powers, powers])])
+
+
+def sip(model, coefficients, size):
+    """The SIP arrays (a, b) of a distortion model's coefficients, `size` being the pixels of u, v = 1."""
+    if model == "none":
+        return None, None
+    if model in ("radial", "centre"):
+        a, b = np.zeros((2, 4, 4))
+        a[3, 0] = a[1, 2] = b[2, 1] = b[0, 3] = coefficients[0] / size**3
+        if model == "centre":
+            p, q = coefficients[1:] / size**2
+            a[2, 0], a[0, 2], b[1, 1] = 3 * p, p, 2 * p
+            b[2, 0], b[0, 2], a[1, 1] = q, 3 * q, 2 * q
+        return a, b
+    order = max(p + q for p, q in POWERS[model])
+    a, b = np.zeros((2, order + 1, order + 1))
+    half = len(coefficients) // 2
+    for k, (p, q) in enumerate(POWERS[model]):
+        a[p, q], b[p, q] = coefficients[k] / size**(p + q), coefficients[half + k] / size**(p + q)
+    return a, b
+
+
+def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4, reference=0):
+    """The best solutions of all frames and the shared distortion.
+
+    solutions: a TAN solution (see wcs.py) a frame, rough; groups: the camera group a frame is of (distortion is
+    shared within); seen: dict of arrays frame, star, x, y, sigma [pixel], one entry a measured star; anchors: dict of
+    arrays star, ra, dec [deg], sigma [pixel] (may be empty); model: a key of MODELS.
+    Returns (solutions, coefficients {group: array}, residuals (2, n) of `seen` in pixels of the reference).
+    """
+    n, frame, star = len(solutions), seen["frame"], seen["star"]
+    groups = np.asarray(groups)
+    kinds = sorted(set(groups.tolist()))
+    size = {g: max(max(s["crpix"]) for s, k in zip(solutions, groups) if k == g) + 0.5 for g in kinds}
+    h = np.array([size[g] for g in groups])
+    u = (seen["x"] - np.array([s["crpix"][0] for s in solutions])[frame]) / h[frame]
+    v = (seen["y"] - np.array([s["crpix"][1] for s in solutions])[frame]) / h[frame]
+    solutions = [dict(s, cd=np.array(s["cd"], float)) for s in solutions]
+    origin, unit = solutions[reference]["crval"], wcs.scale(solutions[reference]) / 3600
+    phi = basis(model, u, v)
+    k = phi.shape[1]
+    coefficients = {g: np.zeros(k) if start is None else start[g].copy() for g in kinds}
+    stars = int(max(star.max(initial=-1), anchors["star"].max(initial=-1))) + 1
+    anchor = np.stack(wcs.project(anchors["ra"], anchors["dec"], origin)) / unit
+    robust, robust_anchor = np.ones(len(star)), np.ones(len(anchors["star"]))
+    for _ in range(rounds):
+        place, jacobian = _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
+        weight = robust / seen["sigma"]**2
+        weight_a = robust_anchor / anchors["sigma"]**2
+        total = np.bincount(star, weight, stars) + np.bincount(anchors["star"], weight_a, stars)
+        mean = np.stack([np.bincount(star, weight * place[i], stars) + np.bincount(anchors["star"], weight_a * anchor[i], stars)
+                         for i in range(2)]) / np.maximum(total, 1e-30)
+        rest, rest_a = place - mean[:, star], anchor - mean[:, anchors["star"]]
+        robust, robust_anchor = _trust(rest, seen["sigma"]), _trust(rest_a, anchors["sigma"])
+        step = _solve(rest, weight, total, frame, star, u, v, phi, jacobian, groups, kinds, solutions, h, n, k, stars,
+                      coefficients, reference, len(anchors["star"]), origin, unit)
+        for f in range(n):
+            _move(solutions[f], step[6 * f:6 * f + 6], origin, unit, h[f])
+        for g, kind in enumerate(kinds):
+            coefficients[kind] = coefficients[kind] + step[6 * n + g * k:6 * n + (g + 1) * k]
+    place, _ = _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
+    weight = robust / seen["sigma"]**2
+    total = np.bincount(star, weight, stars) + np.bincount(anchors["star"], weight_a, stars)
+    mean = np.stack([np.bincount(star, weight * place[i], stars) + np.bincount(anchors["star"], weight_a * anchor[i], stars)
+                     for i in range(2)]) / np.maximum(total, 1e-30)
+    for s, g, half in zip(solutions, groups, h):
+        s["a"], s["b"] = sip(model, coefficients[g], half)
+    return solutions, coefficients, place - mean[:, star]
+
+
+def _trust(rest, sigma):
+    """Weights that fall off for outliers (Cauchy's); a fit that is still bad everywhere (median) distrusts nobody."""
+    ratio = np.hypot(*rest) / sigma
+    return 1 / (1 + (ratio / (3 * max(1.0, float(np.median(ratio)) if len(ratio) else 1.0)))**2)
+
+
+def _local(solution, origin, unit):
+    """The frame centre in the common plane [reference pixels], and d(common plane) / d(frame's own plane)."""
+    e = 1e-3
+    ra, dec = wcs.deproject(np.array([0, e, -e, 0, 0]), np.array([0, 0, 0, e, -e]), solution["crval"])
+    at = np.stack(wcs.project(ra, dec, origin))
+    return at[:, 0] / unit, np.stack([at[:, 1] - at[:, 2], at[:, 3] - at[:, 4]], axis=1) / (2 * e)
+
+
+def _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit):
+    """Places in the common plane [reference pixels] of all measurements, and the matrix d(place) / d(pixel) a frame."""
+    c = np.stack([coefficients[g] for g in groups])[frame]
+    d = np.einsum("ikn,nk->in", phi, c)
+    place, jacobian = np.empty((2, len(u))), []
+    for f, s in enumerate(solutions):
+        m = np.flatnonzero(frame == f)
+        pixels = np.stack([u[m] * h[f] + d[0, m], v[m] * h[f] + d[1, m]])
+        place[:, m] = np.stack(wcs.project(*wcs.deproject(*(s["cd"] @ pixels), s["crval"]), origin)) / unit
+        jacobian.append(_local(s, origin, unit)[1] @ s["cd"] / unit)
+    return place, np.array(jacobian)
+
+
+def _solve(rest, weight, total, frame, star, u, v, phi, jacobian, groups, kinds, solutions, h, n, k, stars, coefficients, reference,
+           anchored, origin, unit):
+    """The step of all unknowns: 6 a frame (place of its centre, and its matrix times half a frame), then the distortion's."""
+    unknowns = 6 * n + k * len(kinds)
+    where = 6 * n + k * np.array([kinds.index(g) for g in groups])
+    normal, right = np.zeros((unknowns, unknowns)), np.zeros(unknowns)
+    one = np.ones(len(u))
+    for axis in range(2):
+        rows = np.zeros((len(u), unknowns))
+        index = np.arange(len(u))
+        for j, value in enumerate((one, u, v)):
+            rows[index, 6 * frame + 3 * axis + j] = value
+        warp = np.einsum("ni,ikn->nk", jacobian[frame][:, axis, :], phi)
+        for j in range(k):
+            rows[index, where[frame] + j] = warp[:, j]
+        # minus the star's mean: sum w r r' - (sum w r)(sum w r)' / sum w, star by star
+        weighted = rows * weight[:, None]
+        order = np.argsort(star, kind="stable")
+        starts = np.flatnonzero(np.diff(star[order], prepend=-1))
+        sums = np.add.reduceat(weighted[order], starts, axis=0)
+        per_star = total[star[order][starts]]
+        normal += rows.T @ weighted - (sums / per_star[:, None]).T @ sums
+        right -= weighted.T @ rest[axis]
+    _priors(normal, right, solutions, jacobian, h, coefficients, kinds, n, k, reference, anchored)
+    return np.linalg.solve(normal, right)
+
+
+def _priors(normal, right, solutions, jacobian, h, coefficients, kinds, n, k, reference, anchored):
+    """What is known beforehand: pixels are nearly square (to 1e-3), distortion is below some ten pixels, and the
+    reference frame stays where it was in the directions that nothing else fixes."""
+    def add(columns, values, target, sigma):
+        for i, a in zip(columns, values):
+            right[i] += a * target / sigma**2
+            for j, b in zip(columns, values):
+                normal[i, j] += a * b / sigma**2
+    for f in range(n):
+        (l11, l12), (l21, l22) = jacobian[f] * h[f]
+        sign = np.sign(np.linalg.det(jacobian[f]))
+        tight = 1e-3 * h[f]
+        add((6 * f + 1, 6 * f + 5), (1, -sign), -(l11 - sign * l22), tight)
+        add((6 * f + 2, 6 * f + 4), (1, sign), -(l12 + sign * l21), tight)
+        fixed = f == reference
+        add((6 * f,), (1,), 0, 1e-3 if fixed and not anchored else 1e4)
+        add((6 * f + 3,), (1,), 0, 1e-3 if fixed and not anchored else 1e4)
+        loose = 1e-6 * h[f] if fixed and anchored < 2 else 1.0 * h[f]
+        add((6 * f + 1, 6 * f + 5), (0.5, 0.5 * sign), 0, loose)
+        add((6 * f + 2, 6 * f + 4), (0.5, -0.5 * sign), 0, loose)
+    for g, kind in enumerate(kinds):
+        for j in range(k):
+            add((6 * n + g * k + j,), (1,), -coefficients[kind][j], 10.0)
+
+
+def _move(solution, step, origin, unit, h):
+    """Take one frame's step (in place, on the copy that `adjust` made)."""
+    centre, turn = _local(solution, origin, unit)
+    delta = np.array([[step[1], step[2]], [step[4], step[5]]]) / h
+    common = turn @ solution["cd"] + delta * unit
+    place = (centre + [step[0], step[3]]) * unit
+    solution["crval"] = tuple(float(c) for c in wcs.deproject(*place, origin))
+    solution["cd"] = np.linalg.solve(_local(solution, origin, unit)[1], common)
+
+
+def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), folds=4):
+    """The distortion model that predicts stars best that took no part in the fit, and its solution as from `adjust`.
+
+    The misfit of the left-out stars (their distance from their own mean, which includes the catalogue's position, as a
+    sum of heavy-tailed log-likelihoods) decides; a more complex model must lower it by 6.  Models with too few stars
+    are not tried.  Returns (model, what `adjust` returns, misfit of each model tried).
+    """
+    count, best, scores = len(set(seen["star"].tolist())), None, {}
+    if len(solutions) == 1:
+        count = len(anchors["star"])
+    solutions, _, _ = adjust(solutions, groups, seen, anchors, "none", reference=reference)
+    fold, fold_a = (seen["star"] * 7919) % folds, (anchors["star"] * 7919) % folds
+    for model in models:
+        if count < MODELS[model]:
+            continue
+        scores[model] = 0.0
+        for left in range(folds if model != "none" or count >= MODELS["radial"] else 0):
+            part = {key: value[fold != left] for key, value in seen.items()}
+            part_a = {key: value[fold_a != left] for key, value in anchors.items()}
+            fitted, _, _ = adjust(solutions, groups, part, part_a, model, reference=reference)
+            scores[model] += _misfit(fitted, seen, anchors, fold == left, fold_a == left, reference)
+        if best is None or scores[model] < scores[best] - 6:
+            best = model
+    return best, adjust(solutions, groups, seen, anchors, best, reference=reference, rounds=6), scores
+
+
+def _misfit(solutions, seen, anchors, part, part_a, reference):
+    """Sum over left-out stars of -2 log-likelihood (Student's t, 4 degrees) of their places about their own mean."""
+    origin, unit = solutions[reference]["crval"], wcs.scale(solutions[reference]) / 3600
+    star, frame, sigma = seen["star"][part], seen["frame"][part], seen["sigma"][part]
+    place = np.empty((2, len(star)))
+    for f, s in enumerate(solutions):
+        m = frame == f
+        place[:, m] = np.stack(wcs.project(*wcs.sky(s, seen["x"][part][m], seen["y"][part][m]), origin)) / unit
+    anchor = np.stack(wcs.project(anchors["ra"][part_a], anchors["dec"][part_a], origin)) / unit
+    star, sigma = np.concatenate([star, anchors["star"][part_a]]), np.concatenate([sigma, anchors["sigma"][part_a]])
+    place, weight = np.concatenate([place, anchor], axis=1), sigma**-2.0
+    for _ in range(3):
+        total = np.maximum(np.bincount(star, weight), 1e-30)
+        mean = np.stack([np.bincount(star, weight * p) for p in place]) / total
+        weight = sigma**-2.0 * _trust(place - mean[:, star], sigma)
+    ratio = ((place - mean[:, star])**2).sum(axis=0) / sigma**2
+    return float(np.sum(5 * np.log1p(ratio / 4)))
