@@ -5,7 +5,8 @@ import numpy as np
 from apfunc.header import BAD, NODATA, SATURATED, history, number
 
 FWHM = 2.5                  # [pixel] a little sharper than most stars: errs small on either side of it
-WINDOWS = ((3, 16), (5, 24))  # (half width, fewest good neighbours): the wider one where the narrow one has too few
+WINDOWS = ((2, 16), (3, 16), (5, 24))  # (half width, fewest good neighbours): a wider one where there are too few
+NUGGET = 5e-4               # noise over signal (variances) that the sharp estimate reckons with
 CHUNK = 1 << 15             # bad pixels done at a time: bounds the memory
 
 
@@ -74,8 +75,8 @@ def estimate(data, at, wrong, fwhm=None, saturate=None):
             near, good = _neighbours(data, at[todo], wrong, half)
             enough = good.sum(1) >= min(fewest, good.shape[1])
             sure = todo[enough]
-            values[sure] = _krige(near[enough], good[enough], half, fwhm or FWHM, noise2)
-            if saturate is not None and half == WINDOWS[0][0]:
+            values[sure] = _blend(near[enough], good[enough], half, fwhm or FWHM, noise2)
+            if saturate is not None:
                 ring = np.abs(_offsets(half)).max(1) == 1
                 full = good & ring & (near >= saturate)
                 inside = sure[2 * full.sum(1)[enough] > (good & ring).sum(1)[enough]]
@@ -86,33 +87,38 @@ def estimate(data, at, wrong, fwhm=None, saturate=None):
     return values
 
 
-def _krige(near, good, half, fwhm, noise2):
-    """Weights w = K^-1 (k + l), sum w = 1, for each pattern of good neighbours; `near` (n, m) holds 0 where not good.
+def _blend(near, good, half, fwhm, noise2):
+    """The smooth estimate, a Gaussian-weighted mean, and as far as the neighbours' variance is more than noise, the
+    sharp one; `near` (n, m) holds 0 where not `good`."""
+    weights = np.exp(-(_offsets(half) ** 2).sum(1) / 4.0).astype("f4") * good
+    smooth = (weights * near).sum(1) / weights.sum(1)
+    rest = np.where(good, near - smooth[:, None], np.float32(0))
+    signal = np.maximum((rest**2).sum(1) / good.sum(1) - 1.5 * noise2, 0)
+    some = signal > 0
+    if some.any():
+        share = signal[some] / (signal[some] + noise2)
+        smooth[some] += _krige(rest[some], good[some], half, fwhm) * share
+    return smooth
 
-    K is the covariance of a field of stars, exp(-d^2 / 4 s^2), plus noise on its diagonal: little for the sharp
-    estimate, much for the smooth one.  The signal's share of the local variance says how to mix the two.
+
+def _krige(near, good, half, fwhm):
+    """Sum of w * near with the weights w = K^-1 (k + l), sum w = 1, of each pattern of good neighbours.
+
+    K is the covariance of a field of stars, exp(-d^2 / 4 s^2), with a little noise on its diagonal, k that with the
+    centre, and l the same number for all, which follows from the sum.
     """
     patterns, which = _unique_rows(good)
     offsets = _offsets(half)
     spread = 4 * (fwhm / 2.3548) ** 2
-    distance2 = ((offsets[:, None] - offsets) ** 2).sum(2)
     usable = patterns.astype(float)
-    estimates = []
-    for nugget in (5e-4, 1.0):
-        covariance = np.exp(-distance2 / spread) * (usable[:, :, None] * usable[:, None, :])
-        diagonal = np.arange(len(offsets))
-        covariance[:, diagonal, diagonal] = 1 + nugget
-        to_centre = np.exp(-(offsets**2).sum(1) / spread) * usable
-        solved = np.linalg.solve(covariance, np.stack([to_centre, usable], 2))
-        multiplier = (1 - solved[:, :, 0].sum(1)) / solved[:, :, 1].sum(1)
-        weights = solved[:, :, 0] + multiplier[:, None] * solved[:, :, 1]
-        estimates.append(np.einsum("ij,ij->i", weights.astype("f4")[which], near))
-    sharp, smooth = estimates
-    count = good.sum(1)
-    mean = near.sum(1) / count
-    variance = np.einsum("ij,ij->i", d := np.where(good, near - mean[:, None], 0), d) / count
-    signal = np.maximum(variance - 1.5 * noise2, 0)
-    return smooth + (sharp - smooth) * (signal / np.maximum(signal + noise2, 1e-30))
+    distance2 = ((offsets[:, None] - offsets) ** 2).sum(2)
+    covariance = np.exp(-distance2 / spread) * (usable[:, :, None] * usable[:, None, :])
+    diagonal = np.arange(len(offsets))
+    covariance[:, diagonal, diagonal] = 1 + NUGGET
+    centre = np.exp(-(offsets**2).sum(1) / spread) * usable
+    solved, ones = np.moveaxis(np.linalg.solve(covariance, np.stack([centre, usable], 2)), 2, 0)
+    weights = solved + ((1 - solved.sum(1)) / ones.sum(1))[:, None] * ones
+    return np.einsum("ij,ij->i", weights.astype("f4")[which], near)
 
 
 def _unique_rows(good):
