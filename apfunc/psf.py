@@ -46,7 +46,7 @@ def _model(p, x, y, free):
                           XX: lambda: -steep * dx**2, XY: lambda: -2 * steep * dx * dy, YY: lambda: -steep * dy**2,
                           SKY: lambda: 1.0,
                           SLOPE: lambda: p[:, A, None] * unit * beta**2 * (
-                              log - np.log(2) * (1 + k) / (beta * k) * kq / (1 + kq) * beta / beta)}[what]()
+                              log - np.log(2) * (1 + k) / (beta * k) * kq / (1 + kq))}[what]()
     return p[:, A, None] * unit + p[:, SKY, None], jacobian
 
 
@@ -102,8 +102,7 @@ def _fit(values, x, y, start, noise, gain, light, free, passes):
         better = sane & ((weight * (values[active] - model) ** 2).sum(1) <= (weight * rest**2).sum(1) * (1 + 1e-9))
         p[active[better]] = trial[better]
         damping[active] = np.where(better, damping[active] * 0.1, np.maximum(damping[active] * 10, 1e-3))
-        moved = np.abs(trial[:, [X, Y]] - start[active][:, [X, Y]]) * 0 + np.abs(step[:, [free.index(X), free.index(Y)]])
-        small = (moved.max(1) < 1e-3) & (np.abs(step[:, free.index(A)]) < 1e-3 * np.abs(trial[:, A]) + 1e-9)
+        small = (np.abs(step[:, [free.index(X), free.index(Y)]]).max(1) < 1e-3) & (np.abs(step[:, free.index(A)]) < 1e-3 * np.abs(trial[:, A]) + 1e-9)
         active = active[~(better & small) & (damping[active] < 1e8)]
         if not len(active):
             break

@@ -1,0 +1,167 @@
+"""Where stars may be: the frame freed of its sky, the width of its stars, the peaks of a matched filter.
+
+Everything here is shared arithmetic of `apfunc.stars`: plain NumPy on whole frames in strips, no loop over pixels.
+"""
+
+import numpy as np
+
+from apfunc import background, psf
+
+
+def flatten(data, bad, box=64):
+    """The frame without its sky, bad pixels bridged by the mean of those round them, and the sky that was there:
+    (By, Bx, mesh of the sky, mesh of the noise), see `apfunc.background`.  NaN must be `bad`."""
+    y, x, sky, rms = background.mesh(data, bad if bad.any() else None, box, step=2 * (box // 64) + 1)
+    if not np.isfinite(sky).all():
+        raise ValueError("no good pixel in the frame, so no sky; check the frame and its mask")
+    sky, rms = background.median_filter(sky), background.median_filter(rms)
+    by, bx = background.spline_matrix(y, len(data)), background.spline_matrix(x, data.shape[1])
+    flat = data - background.expand(by, sky, bx)
+    y, x = np.nonzero(bad)
+    dy, dx = psf.disc(2)
+    for i in range(0, len(y), 65536):
+        at = slice(i, i + 65536)
+        near = stamps(flat, bad, y[at], x[at], dy, dx)
+        good = np.isfinite(near)
+        flat[y[at], x[at]] = np.where(good, near, 0).sum(1) / np.maximum(good.sum(1), 1)
+    return flat, (by, bx, sky, np.maximum(rms, 0.1 * np.median(rms)))
+
+
+def seeing(flat, full, noise):
+    """FWHM [pixel] of the brightest stars of a sky-free frame of known noise; None when nothing stands out.
+
+    The frame is binned 2, 4, 8 and 16 times: the stars are measured at the binning where they stand out most.
+    `full` marks saturated pixels, whose stars are not asked.
+    """
+    peaks = None
+    for binning in (2, 4, 8, 16):
+        if min(flat.shape) // binning < 16:
+            break
+        small, blocked = shrink(flat, binning), shrink(full, binning) > 0
+        filtered = background.separable(small, gaussian(2.0))
+        spread = max(background.level(filtered)[1], 1e-9)
+        if peaks is not None:  # do the stars of the finer frame stand out more in this one?
+            y, x, before = peaks
+            if np.median(around(filtered, y // 2, x // 2).max(1) / spread / before) < 1:
+                break
+        y, x = maxima(filtered, 8 * spread)
+        pixels = around(small, y, x)  # one pixel that holds it all is no star
+        star = (pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)) & ~around(blocked, y, x).any(1)
+        y, x = y[star], x[star]
+        best = np.argsort(-filtered[y, x], kind="stable")[:60]
+        y, x = y[best], x[best]
+        if len(y):
+            peaks, fine = (y, x, filtered[y, x] / spread), binning // 2
+    if peaks is None:
+        return None
+    frame, (dy, dx) = shrink(flat, fine), psf.disc(8)
+    y, x = 2 * peaks[0], 2 * peaks[1]
+    start = np.repeat(psf.star(3.0), len(y), 0)
+    start[:, [psf.A, psf.X, psf.Y]] = np.stack([frame[y, x], x + 0.5, y + 0.5], 1)
+    p, errors, _ = psf.fit(stamps(frame, None, y, x, dy, dx), x[:, None] + dx, y[:, None] + dy, start,
+                           np.full(len(y), noise / fine), free=psf.SHAPE)
+    width, ellipticity, _ = psf.shape(p)
+    good = (width > 0.5) & (width < 14) & (p[:, psf.A] > 5 * errors[:, psf.A]) & (ellipticity < 0.7)
+    good = good & (width > 1.25) if (good & (width > 1.25)).any() else good
+    return float(fine * np.median(width[good])) if good.any() else None
+
+
+def peaks(flat, sky, width, sigma):
+    """Pixels (y, x), brightest first, where the frame, filtered with a Gaussian of FWHM `width`, has a maximum `sigma`
+    above the noise; and by how much the noise of the filtered frame exceeds that of independent pixels (>= 1)."""
+    by, bx, _, rms = sky
+    kernel = gaussian(width)
+    filtered = background.separable(flat, kernel)
+    left = 2 * (kernel**2).sum() - kernel[0] ** 2  # of the noise of a pixel, along both axes
+    excess = max(1.0, background.level(filtered)[1] / (left * float(np.median(rms))))
+    y, x = maxima(filtered, sigma * left * excess * float(rms.min()))
+    local = left * excess * at_pixels(by, rms, bx, y, x)
+    y, x = y[filtered[y, x] > sigma * local], x[filtered[y, x] > sigma * local]
+    order = np.argsort(-filtered[y, x], kind="stable")
+    return y[order], x[order], excess
+
+
+def saturated(full):
+    """The saturated stars: y, x (centres, float) and half size of each connected group of pixels in `full`.
+
+    The widest rows of a group say where it is, so that a column bled out of it does not.
+    """
+    at = np.flatnonzero(np.pad(full, ((0, 0), (0, 1))))  # the padding keeps runs of two rows apart
+    if not len(at):
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    first = np.flatnonzero(np.diff(at, prepend=-9) != 1)
+    start, length = at[first], np.diff(first, append=len(at))
+    row, left = np.divmod(start, full.shape[1] + 1)
+    right = left + length
+    group = list(range(len(row)))  # union-find over the runs of saturated pixels
+
+    def root(i):
+        while group[i] != i:
+            group[i] = i = group[group[i]]
+        return i
+
+    above = 0
+    for i in range(len(row)):
+        while row[above] < row[i] - 1 or (row[above] == row[i] - 1 and right[above] < left[i]):
+            above += 1
+        j = above
+        while row[j] == row[i] - 1 and left[j] <= right[i]:
+            group[root(i)] = root(j)
+            j += 1
+    name = np.unique([root(i) for i in range(len(row))], return_inverse=True)[1]
+    weight = np.bincount(name, length.astype(float) ** 3)
+    y = np.bincount(name, row * length.astype(float) ** 3) / weight
+    x = np.bincount(name, (left + (length - 1) / 2) * length.astype(float) ** 3) / weight
+    size = np.zeros(len(y))
+    np.maximum.at(size, name, length / 2)
+    return y, x, size
+
+
+def gaussian(width):
+    """Half (centre outwards) of a Gaussian kernel of that FWHM, its sum over both sides 1."""
+    deviation = width / 2.3548
+    kernel = np.exp(-np.arange(max(2, int(np.ceil(2 * deviation))) + 1) ** 2 / 2 / deviation**2)
+    return kernel / (2 * kernel.sum() - kernel[0])
+
+
+def shrink(data, factor):
+    """Means over blocks of factor x factor pixels; rows and columns that do not fill a block are left out."""
+    if factor == 1:
+        return data.astype("f4", copy=False)
+    ny, nx = data.shape[0] // factor, data.shape[1] // factor
+    rows = sum(data[i:ny * factor:factor, :nx * factor].astype("f4", copy=False) for i in range(factor))
+    return sum(rows[:, i::factor] for i in range(factor)) / np.float32(factor**2)
+
+
+def maxima(data, limit):
+    """Pixels (y, x) above `limit` that none of their eight neighbours exceeds; not on the rim."""
+    y, x = np.nonzero(data[1:-1, 1:-1] > limit)
+    near = around(data, y + 1, x + 1)
+    top = (near[:, 4, None] > near[:, :4]).all(1) & (near[:, 4, None] >= near[:, 5:]).all(1)
+    return y[top] + 1, x[top] + 1
+
+
+def around(data, y, x):
+    """The 3x3 pixels round each of (y, x), as (n, 9); at the rim the nearest ones stand in."""
+    dy, dx = np.mgrid[-1:2, -1:2].reshape(2, -1)
+    return data[np.clip(y[:, None] + dy, 0, data.shape[0] - 1), np.clip(x[:, None] + dx, 0, data.shape[1] - 1)]
+
+
+def stamps(data, hidden, y, x, dy, dx):
+    """The pixels at offsets dy, dx of each (y, x), (n, pixels) float64; NaN outside the frame and where `hidden`."""
+    rows, columns = y[:, None] + dy, x[:, None] + dx
+    outside = (rows < 0) | (rows >= data.shape[0]) | (columns < 0) | (columns >= data.shape[1])
+    at = np.clip(rows, 0, data.shape[0] - 1), np.clip(columns, 0, data.shape[1] - 1)
+    return np.where(outside if hidden is None else outside | hidden[at], np.nan, data[at])
+
+
+def paint(data, model, y, x, dy, dx):
+    """Subtract, in place, `model` (n, pixels) at the offsets dy, dx of each (y, x) from `data`."""
+    rows, columns = y[:, None] + dy, x[:, None] + dx
+    inside = (rows >= 0) & (rows < data.shape[0]) & (columns >= 0) & (columns < data.shape[1])
+    np.subtract.at(data.reshape(-1), (rows * data.shape[1] + columns)[inside], model[inside].astype(data.dtype))
+
+
+def at_pixels(by, values, bx, y, x):
+    """What By @ values @ Bx.T has at the pixels (y, x)."""
+    return ((by[y] @ values) * bx[x]).sum(1)

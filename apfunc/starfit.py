@@ -1,0 +1,138 @@
+"""Stars on a frame without their neighbours: their pixels, the PSF over the field, their fluxes.
+
+A set of stars is an (n, 8) array of `apfunc.psf` parameters; (y, x) are the pixels about which their stamps of
+`offsets` (dy, dx) are cut; hidden pixels are NaN in a stamp.
+"""
+
+import numpy as np
+
+from apfunc import detect, psf
+from apfunc.psf import SKY, SLOPE, XX, XY, YY, A, X, Y
+
+PRIOR = 0.25, 0.08  # 1/beta of the atmosphere's images and how much it differs, used when no star is bright enough
+
+
+def pixels(y, x, offsets):
+    """x and y positions (n, pixels) of the stamps."""
+    return x[:, None] + offsets[1], y[:, None] + offsets[0]
+
+
+def without(flat, y, x, offsets, p, noise):
+    """A copy of the frame without the models of the stars; the bright ones are followed to twice the radius."""
+    rest = flat.copy()
+    bright = p[:, A] > 100 * noise
+    wide = psf.disc(2 * offsets[0].max())
+    for rows, at in ((np.flatnonzero(~bright), offsets), (np.flatnonzero(bright), wide)):
+        for i in range(0, len(rows), 2000):
+            k = rows[i:i + 2000]
+            detect.paint(rest, psf.stars_model(p[k], *pixels(y[k], x[k], at)), y[k], x[k], *at)
+    return rest
+
+
+def alone(flat, hidden, y, x, offsets, p, noise):
+    """Each star's pixels without the other stars (n, pixels), and the others' light there (n, pixels)."""
+    rest = without(flat, y, x, offsets, p, noise)
+    own = psf.stars_model(p, *pixels(y, x, offsets))
+    left = detect.stamps(rest, hidden, y, x, *offsets)
+    return left + own, np.maximum(np.nan_to_num(detect.stamps(flat, hidden, y, x, *offsets) - left) - own, 0), rest
+
+
+def place(flat, hidden, y, x, offsets, p, noise, gain, passes=8):
+    """One round: the stars fitted with the PSF they have (place, height, sky), each without the others."""
+    own, light, _ = alone(flat, hidden, y, x, offsets, p, noise)
+    return psf.fit(own, *pixels(y, x, offsets), p, noise, gain, light, psf.POINT, passes)[0]
+
+
+def field(p, errors, shape, width):
+    """Coefficients of the PSF over the frame from free fits `p` (psf.ALL) of clean bright stars; None without stars.
+
+    The matrix of squared half widths, the inverse of (a b; b c), is a polynomial of degree 2, 1 or 0 in x and y, as the
+    number of stars allows; stars off by 3 sigma are left out.  1/beta is the weighted mean, with PRIOR.
+    """
+    fwhm = psf.shape(p)[0] if len(p) else np.zeros(0)
+    ok = np.abs(np.log(np.maximum(fwhm, 1e-3) / width)) < 0.4
+    if not ok.any():
+        return None
+    p, errors = p[ok], errors[ok]
+    moments = p[:, [YY, XY, XX]] * [1, -1, 1] / (p[:, XX] * p[:, YY] - p[:, XY] ** 2)[:, None]
+    good = np.ones(len(p), bool)
+    for _ in range(6):
+        size = 6 if good.sum() >= 40 else 3 if good.sum() >= 12 else 1
+        terms = _terms(p, shape)[:, :size]
+        centre = np.linalg.lstsq(terms[good], moments[good], rcond=None)[0] if size > 1 else np.median(moments[good], 0)[None]
+        off = np.abs(moments - terms @ centre).max(1)
+        keep = off <= 3 * 1.4826 * np.median(off[good]) + 1e-3 * width**2
+        if (keep == good).all() or keep.sum() < 1:
+            break
+        good = keep
+    weight = 1 / (errors[good, SLOPE] ** 2 + 0.02**2)
+    slope = ((weight * p[good, SLOPE]).sum() + PRIOR[0] / PRIOR[1] ** 2) / (weight.sum() + 1 / PRIOR[1] ** 2)
+    return centre, float(np.clip(slope, psf.GAUSSIAN, 0.75)), int(good.sum())
+
+
+def shaped(p, model, shape):
+    """The stars with the PSF that `model` (of `field`) has at their places."""
+    centre, slope, _ = model
+    xx, xy, yy = (_terms(p, shape)[:, :len(centre)] @ centre).T
+    middle = centre[0, 0] * centre[0, 2] - centre[0, 1] ** 2
+    sane = (xx > 0) & (xx * yy - xy**2 > 0.1 * middle)  # a polynomial may run away in a corner without stars
+    xx, xy, yy = (np.where(sane, v, c) for v, c in zip((xx, xy, yy), centre[0]))
+    out = p.copy()
+    out[:, [XX, XY, YY]] = (np.stack([yy, -xy, xx]) / (xx * yy - xy**2)).T
+    out[:, SLOPE] = slope
+    return out
+
+
+def fluxes(p, own, light, x, y, noise, gain):
+    """Flux, its error, its significance over empty sky, height and local sky of each star, its place and PSF given.
+
+    flux = sum c d, c = (P - <P>) / sum (P - <P>)^2 times the flux of P: least squares of the profile P and a constant,
+    all good pixels of the same weight, so that stars bright and faint are on one scale whatever the PSF.
+    """
+    good, unit = np.isfinite(own), p.copy()
+    unit[:, A] = 1
+    profile = psf.stars_model(unit, x, y)
+    count = np.maximum(good.sum(1), 1)
+    mean = np.where(good, profile, 0).sum(1) / count
+    lean = np.where(good, profile - mean[:, None], 0)
+    c = lean / np.maximum((lean**2).sum(1), 1e-12)[:, None]
+    values = np.where(good, own, 0)
+    height = (c * values).sum(1)
+    sky = values.sum(1) / count - height * mean
+    empty = noise * np.sqrt((c**2).sum(1))
+    photons = np.maximum(height[:, None] * profile + light, 0) / gain if gain else 0
+    error = np.sqrt(empty**2 + (c**2 * photons).sum(1))
+    area = psf.total(unit)
+    return height * area, error * area, height / np.maximum(empty, 1e-12), height, sky
+
+
+def aperture(rest, hidden, y, x, p, clean, width):
+    """Ratio of the light within 4 FWHM (less the ring of 4 to 6) to that of the models, over the `clean` stars, weighted:
+    what makes a flux total.  1 when it cannot be had to 1 %."""
+    y, x, p, offsets = y[clean], x[clean], p[clean], psf.disc(6 * width)
+    if len(p) < 3:
+        return 1.0
+    model = psf.stars_model(p, *pixels(y, x, offsets))
+    left = detect.stamps(rest, hidden, y, x, *offsets)
+    inner = np.hypot(*offsets) <= 4 * width
+    lost = np.isnan(left[:, inner]).any(1) | (np.isnan(left[:, ~inner]).mean(1) > 0.5)
+
+    def light(v):
+        return v[:, inner].sum(1) - inner.sum() * np.nanmedian(v[:, ~inner], 1)
+
+    model, left = model[~lost], left[~lost]
+    if len(model) < 3:
+        return 1.0
+    ratio, spread = light(left) / light(model), np.nanstd(left[:, ~inner], 1) * inner.sum() ** 0.5 / light(model)
+    weight = 1 / (spread**2 + 0.01**2)
+    for _ in range(5):
+        mean = (weight * ratio).sum() / weight.sum()
+        weight = np.where(np.abs(ratio - mean) < 3 * np.hypot(spread, 0.02), 1 / (spread**2 + 0.01**2), 0)
+        if not weight.any():
+            return 1.0
+    return float(np.clip(1 + mean, 0.8, 1.25)) if weight.sum() > 1e4 else 1.0
+
+
+def _terms(p, shape):
+    u, v = 2 * p[:, X] / shape[1] - 1, 2 * p[:, Y] / shape[0] - 1
+    return np.stack([np.ones(len(p)), u, v, u * u, u * v, v * v], 1)

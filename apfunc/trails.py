@@ -1,0 +1,179 @@
+"""Satellite and aircraft trails: the straight lines of a frame, found by adding up its pixels along all lines.
+
+The fast Radon transform (Brady 1998, SIAM J. Comput. 27, 107; for streaks: Nir, Zackay & Ofek 2018, AJ 156, 229) adds
+the pixels of all lines of a strip of 2h rows from those of its two halves,
+
+    R(s, x) = upper(s // 2, x) + lower(s // 2, x + (s + 1) // 2),
+
+so that a trail far below the noise of a pixel is seen.  Each is then followed on the unbinned frame.
+"""
+
+import numpy as np
+
+from apfunc import background, detect
+from apfunc import header as hdr
+
+CELLS = 512  # the frame is binned so that neither side has more
+PARTS = 32  # a trail is followed in so many parts
+REACH = 24  # [pixel] to either side of a line where the trail is looked for
+
+
+def find(flat, noise, sigma=8.0, most=5):
+    """The trails of a frame without its sky: a list of (x0, y0, x1, y1, width) [pixel], 0-based, ends included.
+
+    noise: of a pixel; sigma: least significance of the sum along the trail.  A trail must be straight, narrow, and run
+    over a third of its line through the frame at least; rows and columns are no trails (bands, bad columns, bleeding).
+    """
+    factor = max(1, -(-max(flat.shape) // CELLS))
+    if min(flat.shape) // factor < 64:
+        return []
+    cells = detect.shrink(flat, factor)
+    cells = cells - np.median(cells, 1)[:, None]
+    cells = cells - np.median(cells, 0)
+    spread = background.level(cells)[1]
+    if not spread > 0:
+        return []
+    cells = np.clip(cells / spread, -3, 3)
+    cells -= background.separable(cells, np.ones(5) / 9)  # nebulae and haloes are wide, trails are not
+    found = []
+    for _ in range(most):
+        line = _strongest(cells, sigma)
+        line = line and _followed(flat, noise, tuple((v + 0.5) * factor - 0.5 for v in line), sigma, factor)
+        if not line or any(np.abs(np.subtract(line, other))[:4].max() < 10 for other in found):
+            break
+        found.append(line)
+        wide = tuple((v + 0.5) / factor - 0.5 for v in line[:4]) + (line[4] / factor + 4,)
+        cells[cover(cells.shape, [wide])] = 0
+    return found
+
+
+def keywords(found):
+    """The trails as keywords: TRAIL (how many) and TRAIL1… ("x0 y0 x1 y1 width", pixels, 0-based)."""
+    return {"TRAIL": len(found)} | {f"TRAIL{i + 1}": " ".join(f"{v:.1f}" for v in line) for i, line in enumerate(found)}
+
+
+def trail_mask(shape, meta):
+    """uint8 mask of `shape` with the bit TRAIL where the trails of `meta` (a star table's meta or a header that has
+    TRAIL1…, see `keywords`) lie.  All zero when there are none.
+
+    >>> trail_mask((5, 5), {"TRAIL": 1, "TRAIL1": "0 2 4 2 1"})[:, 0].tolist()
+    [0, 0, 8, 0, 0]
+    """
+    lines = [tuple(map(float, str(meta[f"TRAIL{i + 1}"]).split())) for i in range(int(meta.get("TRAIL") or 0))]
+    return cover(shape, lines).astype("u1") * np.uint8(hdr.TRAIL)
+
+
+def cover(shape, lines):
+    """Boolean array, True within width / 2 of the lines (x0, y0, x1, y1, width)."""
+    out = np.zeros(shape, bool)
+    for x0, y0, x1, y1, width in lines:
+        length = max(np.hypot(x1 - x0, y1 - y0), 1e-9)
+        ux, uy = (x1 - x0) / length, (y1 - y0) / length
+        for row in range(max(0, int(min(y0, y1) - width)), min(shape[0], int(max(y0, y1) + width) + 2)):
+            x = np.arange(shape[1])
+            across, along = (x - x0) * uy - (row - y0) * ux, (x - x0) * ux + (row - y0) * uy
+            out[row] |= (np.abs(across) <= width / 2) & (along >= -width / 2) & (along <= length + width / 2)
+    return out
+
+
+def radon(cells):
+    """Sums (n, columns + n) of an image along all lines that move s = 0 … n-1 columns to the right over its n rows
+    (its rows, filled up to a power of two); [s, x] is the line from column x - n in the first row."""
+    n = 1 << (len(cells) - 1).bit_length()
+    sums = np.zeros((n, 1, cells.shape[1] + n), "f4")
+    sums[:len(cells), 0, n:] = cells
+    while len(sums) > 1:
+        upper, lower = sums[::2], sums[1::2]
+        sums = np.repeat(upper, 2, axis=1)
+        for s in range(sums.shape[1]):
+            move = (s + 1) // 2
+            sums[:, s, :sums.shape[2] - move] += lower[:, s // 2, move:]
+    return sums[0]
+
+
+def _strongest(cells, sigma):
+    """The line (x0, y0, x1, y1) of the most significant sum of the cells; None when it is not significant."""
+    best = (0.7 * sigma, None)
+    for turned in (False, True):
+        view = cells.T if turned else cells
+        rows, columns = view.shape
+        for mirrored in (False, True):
+            sums = radon(view[:, ::-1] if mirrored else view)
+            n = len(sums)
+            start, s = np.arange(-n, columns, dtype="f4"), np.arange(n, dtype="f4")[:, None] + 1e-6
+            enter, leave = np.maximum(-start / s, 0), np.minimum((columns - start) / s, 1)
+            count = (np.minimum(leave, (rows - 1) / (n - 1)) - enter) * (n - 1) + 1
+            score = np.where(count > min(cells.shape) / 3, sums / np.sqrt(np.maximum(count, 1)), 0)
+            score /= max(1.4826 * np.median(np.abs(score[score != 0])), 1.0) if (score != 0).any() else 1.0
+            i, j = np.unravel_index(score.argmax(), score.shape)
+            if score[i, j] > best[0]:
+                a, b = j - n, j - n + i * (rows - 1) / (n - 1)
+                a, b = (columns - 1 - a, columns - 1 - b) if mirrored else (a, b)
+                best = score[i, j], ((0, a, rows - 1, b) if turned else (a, 0, b, rows - 1))
+    return best[1]
+
+
+def _followed(flat, noise, line, sigma, factor):
+    """The trail along a line across the frame, its place, ends and width measured; None when it is none."""
+    across = np.arange(-REACH, REACH + 1)
+    where, reach = (np.arange(PARTS) + 0.5) / PARTS, np.arange(-2 * factor - 2, 2 * factor + 3)
+    for turn in range(3):
+        line = _clipped(*line, flat.shape)
+        length = np.hypot(line[2] - line[0], line[3] - line[1]) if line else 0
+        if length < max(min(flat.shape) / 3, PARTS):
+            return None
+        parts = _parts(flat, noise, line, length, across)
+        if turn < 2:  # where it enters and leaves: the best of all pairs of offsets
+            smooth = np.minimum(sum(np.roll(parts, k, 1) for k in (-1, 0, 1)), 3 * np.abs(np.median(parts, 0)).max())
+            offset = np.rint(reach[:, None, None] + (reach[None, :, None] - reach[:, None, None]) * where).astype(int)
+            a, b = np.unravel_index(smooth[np.arange(PARTS), offset + REACH].sum(2).argmax(), (len(reach),) * 2)
+            line = _moved(line, length, reach[a], reach[b])
+    one = 1.25 * noise / np.sqrt(length / PARTS)  # noise of a pixel of `parts`
+    profile = np.convolve(np.median(parts, 0), np.ones(3) / 3, "same")
+    limit, half = max(0.1 * profile[REACH], 2 * one / np.sqrt(PARTS), 0.15 * noise), 1
+    while half < REACH // 2 and profile[[REACH - half - 1, REACH + half + 1]].max() > limit:
+        half += 1
+    window = np.abs(across) <= half
+    strength = parts[:, window].sum(1) / (one * np.sqrt(window.sum()))
+    seen = np.flatnonzero(strength > max(1.0, 0.3 * np.median(strength)))
+    if strength.sum() / np.sqrt(PARTS) < sigma or half >= REACH // 2 or len(seen) < PARTS / 3:
+        return None
+    first, last = seen[0], seen[-1] + 1
+    if len(seen) < 0.6 * (last - first) or profile[window].max() < 2 * np.abs(profile[~window]).max():
+        return None  # lit here and there only, or one ridge among others
+    first, last = 0 if first <= 2 else first / PARTS, 1 if last >= PARTS - 2 else last / PARTS
+    dx, dy = line[2] - line[0], line[3] - line[1]
+    ends = line[0] + first * dx, line[1] + first * dy, line[0] + last * dx, line[1] + last * dy
+    return tuple(float(round(v, 2)) for v in (*ends, 2 * half + 3))
+
+
+def _parts(flat, noise, line, length, across):
+    """Medians over each of PARTS pieces of a line, at the offsets `across` to its side, what lies beside it taken off."""
+    ux, uy = (line[2] - line[0]) / length, (line[3] - line[1]) / length
+    along = np.arange(0, length)[:, None]
+    x = np.rint(line[0] + along * ux + across * uy).astype(int)
+    y = np.rint(line[1] + along * uy - across * ux).astype(int)
+    inside = (x >= 0) & (x < flat.shape[1]) & (y >= 0) & (y < flat.shape[0])
+    strip = np.where(inside, flat[np.clip(y, 0, flat.shape[0] - 1), np.clip(x, 0, flat.shape[1] - 1)], 0)
+    parts = np.stack([np.median(part, 0) for part in np.array_split(np.maximum(strip, -5 * noise), PARTS)])
+    return parts - np.median(parts[:, np.abs(across) > REACH // 2], 1)[:, None]
+
+
+def _moved(line, length, begin, end):
+    """The line with its ends moved sideways by `begin` and `end`."""
+    ux, uy = (line[2] - line[0]) / length, (line[3] - line[1]) / length
+    return line[0] + begin * uy, line[1] - begin * ux, line[2] + end * uy, line[3] - end * ux
+
+
+def _clipped(x0, y0, x1, y1, shape):
+    """The part of a line, made endless, that lies in the frame; None when it misses it."""
+    dx, dy = x1 - x0, y1 - y0
+    low, high = -np.inf, np.inf
+    for start, step, size in ((x0, dx, shape[1]), (y0, dy, shape[0])):
+        if abs(step) < 1e-9:
+            if not -0.5 <= start <= size - 0.5:
+                return None
+            continue
+        a, b = sorted(((-0.5 - start) / step, (size - 0.5 - start) / step))
+        low, high = max(low, a), min(high, b)
+    return (x0 + low * dx, y0 + low * dy, x0 + high * dx, y0 + high * dy) if low < high else None
