@@ -104,7 +104,7 @@ def _best(f, field, solution, base, order):
         solution, _ = _fitted(f, i, ra[j], dec[j], solution, 1, base)
     count = len(i)
     orders = [order] if order else [1] + [n for n, least in ((2, 30), (3, 60), (4, 150), (5, 250)) if count >= least]
-    if len(orders) > 1:
+    if len(orders) > 1 and _could_gain(f, i, ra[j], dec[j], solution, orders, base):
         scores = {n: _left_out(f, i, ra[j], dec[j], solution, n, base) for n in orders}
         used = orders[0]
         for n in orders[1:]:
@@ -123,6 +123,19 @@ def _best(f, field, solution, base, order):
     return solution, i, j, used, float(np.sqrt(np.mean(gap**2)))
 
 
+def _could_gain(f, i, ra, dec, solution, orders, base):
+    """Whether the highest order fits so much better than the lowest that it cannot be its number of coefficients alone."""
+    misfits = [_misfit(f, i, ra, dec, _fitted(f, i, ra, dec, solution, n, base)[0]) for n in (orders[0], orders[-1])]
+    return misfits[0] - misfits[1] > 6 + 2 * 2 * len(wcs.terms(orders[-1]))
+
+
+def _misfit(f, i, ra, dec, solution):
+    """-2 log-likelihood (Student's t, 4 degrees: outliers count little) of stars about where a solution puts them."""
+    x, y = wcs.pixel(solution, ra, dec)
+    ratio = ((x - f["x"][i])**2 + (y - f["y"][i])**2) / f["sigma"][i]**2
+    return float(np.sum(5 * np.log1p(ratio / 4)))
+
+
 def _pairs(f, solution, ra, dec, radius):
     x, y = wcs.pixel(solution, ra, dec)
     rows, columns = f["shape"]
@@ -135,7 +148,7 @@ def _fitted(f, i, ra, dec, solution, order, base):
     """One robust fit (weights by accuracy, outliers fading); order 1 holds the field's distortion."""
     weight = f["sigma"][i]**-2.0
     trust = np.ones(len(i))
-    for _ in range(5):
+    for _ in range(4):
         if order == 1 and len(i) < 6:
             solution = _similar(f["x"][i], f["y"][i], ra, dec, solution, weight * trust)
         else:
@@ -161,14 +174,12 @@ def _similar(x, y, ra, dec, solution, weight):
 
 
 def _left_out(f, i, ra, dec, solution, order, base, folds=5):
-    """Misfit (as in adjust.choose) of stars that a fit of the others predicts."""
+    """Misfit of stars where a fit of the others predicts them."""
     total = 0.0
     for left in range(folds):
         out = np.arange(len(i)) % folds == left
         fitted, _ = _fitted(f, i[~out], ra[~out], dec[~out], solution, order, base)
-        x, y = wcs.pixel(fitted, ra[out], dec[out])
-        ratio = ((x - f["x"][i[out]])**2 + (y - f["y"][i[out]])**2) / f["sigma"][i[out]]**2
-        total += float(np.sum(5 * np.log1p(ratio / 4)))
+        total += _misfit(f, i[out], ra[out], dec[out], fitted)
     return total
 
 

@@ -78,7 +78,7 @@ def _is_number(value):
 def _frame(table):
     """A frame as a dict: good stars best first, and what its meta says.  The key depends on the content only."""
     meta = {str(k).upper(): v for k, v in table.meta.items()}
-    column = {name: np.ma.filled(np.ma.asarray(table[name], float), np.nan) for name in ("x", "y", "flux", "fluxerr", "fwhm", "snr", "flags")
+    column = {name: np.array(np.ma.filled(np.ma.asarray(table[name], float), np.nan)) for name in ("x", "y", "flux", "fluxerr", "fwhm", "snr", "flags")
               if name in table.colnames}
     x, y, flux = (column.get(name, np.zeros(0)) for name in ("x", "y", "flux"))
     flags = np.nan_to_num(column.get("flags", np.zeros(len(x)))).astype(int)

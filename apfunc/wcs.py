@@ -53,9 +53,13 @@ def distance(ra1, dec1, ra2, dec2):
 
 def polynomial(coefficients, u, v):
     """Sum of coefficients[p, q] u^p v^q; zero for None."""
-    if coefficients is None:
-        return np.zeros(np.broadcast(u, v).shape)
-    return np.polynomial.polynomial.polyval2d(u, v, coefficients)
+    total = np.zeros(np.broadcast(u, v).shape)
+    for row in [] if coefficients is None else coefficients[::-1]:   # Horner's rule in u, and in v within
+        inner = 0.0
+        for c in row[::-1]:
+            inner = inner * v + c
+        total = total * u + inner
+    return total
 
 
 def plane(solution, x, y):
@@ -109,11 +113,11 @@ def fit(x, y, ra, dec, crpix, order=1, weight=None, start=None, a=None, b=None):
     u, v = (u + polynomial(a, u, v), v + polynomial(b, u, v)) if order == 1 else (u, v)
     size = max(np.abs(u).max(), np.abs(v).max(), 1.0)
     design = np.stack([(u / size)**p * (v / size)**q for p, q in exponents], axis=1)
-    root = np.ones(len(u)) if weight is None else np.sqrt(weight)
+    weighted = (design if weight is None else design * np.asarray(weight)[:, None]).T
     crval = _mean_position(ra, dec) if start is None else tuple(start)
-    for _ in range(4):
+    for _ in range(4 if start is None else 2):
         target = np.stack(project(ra, dec, crval), axis=1)
-        coefficients = np.linalg.lstsq(design * root[:, None], target * root[:, None], rcond=None)[0]
+        coefficients = np.linalg.lstsq(weighted @ design, weighted @ target, rcond=1e-15)[0]   # the normal equations
         crval = tuple(float(c) for c in deproject(*coefficients[0], crval))
     coefficients /= np.array([size**(p + q) for p, q in exponents])[:, None]
     cd = coefficients[1:3].T.copy()
@@ -145,7 +149,7 @@ def inverse(solution, shape):
         exponents = terms(order, low=1)
         design = np.stack([(big_u / size)**p * (big_v / size)**q for p, q in exponents], axis=1)
         target = np.stack([u - big_u, v - big_v], axis=1)
-        coefficients = np.linalg.lstsq(design, target, rcond=None)[0]
+        coefficients = np.linalg.lstsq(design.T @ design, design.T @ target, rcond=1e-15)[0]
         worst = np.abs(design @ coefficients - target).max()
         if worst < 0.002:
             break
