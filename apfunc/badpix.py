@@ -2,19 +2,19 @@
 
 import numpy as np
 
-from apfunc.header import COLUMN, DEAD, HOT, UNSTABLE, USER, history, number, text
+from apfunc.header import BAD, COLUMN, DEAD, HOT, SATURATED, UNSTABLE, USER, history, number, text
 
 WINDOW = 9   # [pixel] of the local median, across and along: blind to defects up to 4 pixels wide
 BOX = 32     # [pixel] of the mesh of the local scatter
 SHORT = 32   # [pixel] shortest pieces of columns that are looked at as a whole
-BAND = 64    # rows done at a time
+STRIP = 16   # rows done at a time
 
 
-def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=5.0, hot=1.0, dead=0.2, gain=None):
+def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot=1.0, dead=0.2, gain=None):
     """Find the bad pixels in master frames.
 
-    dark    master dark: (data, header) or ((data, header), planes), in ADU for its EXPTIME; its UNCERT plane,
-            when there, shows unstable pixels
+    dark    master dark: (data, header) or ((data, header), planes), in ADU for its EXPTIME; its UNCERT and
+            MASK planes, when there, show unstable pixels
     flats   master flats, normalised to 1, of any filters; bias: a master bias (as dark)
     user    a dict as read from YAML, any of bad_columns: [x, …], bad_rows: [y, …], bad_rectangles:
             [[first row, last row, first column, last column], …]; pixels count from 1, ends are included
@@ -48,9 +48,9 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=5.0, hot
         _from_dark(out, dark, bias, sigma, hot, gain)
     if bias is not None:
         rest, scatter = residual(bias[0][0])
-        out[lines(rest, scatter, sigma, 3 * float(np.median(scatter)))] |= COLUMN
+        out[lines(rest, scatter, sigma, 2 * sigma * float(np.median(scatter)))] |= COLUMN  # less is subtracted well
         out[~np.isfinite(bias[0][0])] |= DEAD
-        _unstable(out, bias[1])
+        _unstable(out, bias)
     _from_flats(out, flats, sigma, dead)
     out |= user_map(user, out.shape)
     return out, _header(out, masters, sigma, hot, dead)
@@ -65,16 +65,26 @@ def _from_dark(out, dark, bias, sigma, hot, gain):
     least = hot * exposure / gain if gain and exposure else 0.0
     rest, scatter = residual(data)
     out[rest > np.maximum(sigma * scatter, least)] |= HOT
-    out[lines(rest, scatter, sigma, max(float(np.median(scatter)), least / 2))] |= COLUMN
+    out[lines(rest, scatter, sigma, max(float(np.median(scatter)), least / 10))] |= COLUMN
     out[~np.isfinite(data)] |= HOT
-    _unstable(out, planes)
+    _unstable(out, dark, np.maximum(rest, 0) / gain if gain else 0)
 
 
-def _unstable(out, planes, sigma=8.0):
-    """Unstable: the scatter between the frames of a master is far above that of the pixels around."""
+def _unstable(out, master, extra=0):
+    """Unstable: clipped in most frames (MASK), or the standard error (UNCERT) is above that of the surroundings, with
+    the shot noise of what the pixel has more than these [adu^2] allowed for, by a factor that chance does not give:
+    3, or in few frames the 5.5 sigma point of chi^2 (Wilson & Hilferty 1931)."""
+    (_, header), planes = master
+    if planes.get("MASK") is not None:
+        out[planes["MASK"] & BAD != 0] |= UNSTABLE
+        out[planes["MASK"] & SATURATED != 0] |= HOT
     if planes.get("UNCERT") is not None:
-        rest, scatter = residual(planes["UNCERT"])
-        out[rest > np.maximum(sigma * scatter, planes["UNCERT"] / 2)] |= UNSTABLE
+        frames = int(number(header, "NCOMBINE") or 2)
+        free = 2 / (9 * max(frames - 1, 1))
+        factor2 = max(9, (1 - free + 5.5 * free**0.5) ** 3)
+        error = np.asarray(planes["UNCERT"], "f4")
+        rest, _ = residual(error)
+        out[error**2 > factor2 * ((error - rest) ** 2 + extra / frames)] |= UNSTABLE
 
 
 def _from_flats(out, flats, sigma, dead):
@@ -102,18 +112,24 @@ def residual(data):
     return rest, spread(rest)
 
 
-def _running_median(data, axis, size=WINDOW):
-    """Running median along an axis, mirrored on the outermost pixel."""
-    half = min(size // 2, data.shape[axis] - 1)
-    if half < 1:
+# Compare-exchange steps that bring the median of nine values to place 4 (Smith 1996, "Implementing median filters").
+MEDIAN9 = ((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3), (5, 8), (4, 7), (3, 6), (1, 4),
+           (2, 5), (4, 7), (4, 2), (6, 4), (4, 2))
+
+
+def _running_median(data, axis):
+    """Running median of 9 along an axis, mirrored on the outermost pixel; frames under 5 pixels stay as they are."""
+    size, half = data.shape[axis], WINDOW // 2
+    if size <= half:
         return data
     pad = np.pad(data, [(half, half) if a == axis else (0, 0) for a in (0, 1)], mode="reflect")
     out = np.empty_like(data)
-    for top in range(0, data.shape[0], BAND):
-        rows = slice(top, min(top + BAND, data.shape[0]))
-        part = pad[rows] if axis else pad[rows.start:rows.stop + 2 * half]
-        window = np.lib.stride_tricks.sliding_window_view(part, 2 * half + 1, axis=axis)
-        out[rows] = np.sort(window, axis=2)[:, :, half]
+    for top in range(0, data.shape[0], STRIP):
+        stop = min(top + STRIP, data.shape[0])
+        nine = [(pad[top:stop, k:k + size] if axis else pad[top + k:stop + k]).copy() for k in range(WINDOW)]
+        for low, high in MEDIAN9:
+            nine[low], nine[high] = np.minimum(nine[low], nine[high]), np.maximum(nine[low], nine[high])
+        out[top:stop] = nine[4]
     return out
 
 
@@ -138,59 +154,62 @@ def _weights(size, boxes):
 
 
 def lines(rest, scatter, sigma, least):
-    """Bool map of bad columns and rows, whole or in part, in a residual frame.
+    """Bool map of bad columns and rows, whole or in part, in a residual frame and its scatter.
 
-    sigma: of the scatter of one line to the next; least: smallest step to the lines on both sides that counts.
+    sigma: times 1.5, of the scatter of one line to the next; least: smallest step, in the units of `rest`, to the lines
+    on both sides that counts; at least the scatter of a pixel.
     """
     rest = np.nan_to_num(rest)
-    return _columns(rest, sigma, least) | _columns(np.ascontiguousarray(rest.T), sigma, least).T
+    return _columns(rest, scatter, sigma, least) | _columns(rest.T, scatter.T, sigma, least).T
 
 
-def _columns(rest, sigma, least):
+def _columns(rest, scatter, sigma, least):
     ny, nx = rest.shape
     found = np.zeros(rest.shape, bool)
-    if nx < 3 or ny < 3:
+    if nx < 3 or ny < 3 or not scatter.any():
         return found
+    height = np.ascontiguousarray(rest / np.maximum(scatter, scatter[scatter > 0].min()))  # in units of the scatter
     count = max(1, ny // SHORT)
-    pieces = np.array_split(np.arange(ny), count)
-    profile = np.stack([np.median(rest[p], axis=0) for p in pieces])
+    edges = np.arange(count + 1) * ny // count
+    profile = np.stack([np.median(height[a:b], axis=0) for a, b in zip(edges[:-1], edges[1:])])
     for group in sorted({1, min(8, count), count}):
-        parts = np.array_split(np.arange(count), count // group)
-        means = np.stack([np.median(profile[p], axis=0) for p in parts])
-        for part, mean in zip(parts, means):
+        for part in np.array_split(np.arange(count), count // group):
+            top, bottom = edges[part[0]], edges[part[-1] + 1]
+            mean = profile[part].mean(axis=0)
             noise = 1.0484 * np.median(np.abs(np.diff(mean)))
-            for x, height in _steps(mean, max(1.5 * sigma * noise, least)):
-                rows = slice(pieces[part[0]][0], pieces[part[-1]][-1] + 1)
-                start, stop = _extent(rest[:, x], height, rows)
+            floor = np.maximum(least / np.maximum(scatter[(top + bottom) // 2], 1e-30), 1)
+            for x, step in _steps(mean, np.maximum(1.5 * sigma * noise, floor)):
+                start, stop = _extent(height[:, x] / step, top, bottom)
                 found[start:stop, x] = True
     return found
 
 
 def _steps(mean, limit, widest=4):
-    """(column, height) of the groups of 1 to 4 columns that all lie `limit` above, or below, both columns beside."""
+    """(column, height) of the groups of 1 to 4 columns that all lie `limit` (an array) above, or below, the level and
+    both columns beside."""
     nx = mean.size
     steps = {}
     for sign in (1, -1):
-        value = np.concatenate([[-np.inf], sign * mean, [-np.inf]])
+        value = np.concatenate([[0], sign * mean, [0]])
         for width in range(1, min(widest, nx - 1) + 1):
             inner = np.min([value[1 + k:nx + 2 - width + k] for k in range(width)], axis=0)
-            beside = np.maximum(value[:nx + 1 - width], value[1 + width:])
-            for x in np.flatnonzero(inner - beside > limit):
-                for k in range(x, x + width):
-                    steps[int(k)] = float(mean[k])
+            beside = np.maximum(0, np.maximum(value[:nx + 1 - width], value[1 + width:]))
+            for x in np.flatnonzero(inner - beside > limit[:nx + 1 - width]):
+                steps |= {int(k): float(mean[k]) for k in range(x, x + width)}
     return sorted(steps.items())
 
 
-def _extent(column, height, rows):
-    """First row, and row after the last, of the bad stretch of a column that is nearest the middle of `rows`: where the
-    running median of 9 is beyond half the height."""
-    bad = _running_median((np.sign(height) * column)[:, None], 0)[:, 0] > abs(height) / 2
-    inside = rows.start + np.flatnonzero(bad[rows])
-    if inside.size == 0:
-        return rows.start, rows.start
-    seed = inside[np.abs(inside - (rows.start + rows.stop) // 2).argmin()]
-    before, after = np.flatnonzero(~bad[:seed]), np.flatnonzero(~bad[seed:])
-    return (before[-1] + 1 if before.size else 0), (seed + after[0] if after.size else column.size)
+def _extent(column, top, bottom, patience=10):
+    """First row, and row after the last, of the bad stretch of a column (its height is 1, that of good pixels 0) that has
+    its clearest part in rows top to bottom: outwards, as long as the sum of (height - 1/2) grows."""
+    score = np.clip(column, -1.5, 2.5) - 0.5
+    middle = top + int(np.convolve(score[top:bottom], np.ones(9), "same").argmax())
+
+    def reach(part):
+        total = np.cumsum(part)
+        done = np.flatnonzero(np.maximum.accumulate(total) - total > patience)
+        return int(total[:done[0] if done.size else None].argmax()) + 1
+    return middle + 1 - reach(score[middle::-1]), middle + reach(score[middle:])
 
 
 def user_map(user, shape):
@@ -201,9 +220,11 @@ def user_map(user, shape):
     if not isinstance(user, dict) or set(user) - {"bad_columns", "bad_rows", "bad_rectangles"}:
         raise ValueError("the list of bad pixels must hold bad_columns, bad_rows and bad_rectangles, nothing else")
     ny, nx = shape
-    boxes = [(1, ny, x, x) for x in user.get("bad_columns") or ()]
-    boxes += [(y, y, 1, nx) for y in user.get("bad_rows") or ()]
-    boxes += [tuple(box) if isinstance(box, (list, tuple)) else (box,) for box in user.get("bad_rectangles") or ()]
+    columns, rows, rectangles = (user.get(f"bad_{name}") or [] for name in ("columns", "rows", "rectangles"))
+    if not all(isinstance(section, list) for section in (columns, rows, rectangles)):
+        raise ValueError("bad_columns, bad_rows and bad_rectangles must each be a list")
+    boxes = [(1, ny, x, x) for x in columns] + [(y, y, 1, nx) for y in rows]
+    boxes += [tuple(box) if isinstance(box, list) else (box,) for box in rectangles]
     for box in boxes:
         whole = len(box) == 4 and all(isinstance(n, int) and not isinstance(n, bool) for n in box)
         if not whole or not (1 <= box[0] <= box[1] <= ny and 1 <= box[2] <= box[3] <= nx):
