@@ -1,0 +1,73 @@
+"""Where each pixel of a grid lies in a frame: computed at nodes, interpolated between them by cubics.
+
+The mapping from output to input pixels goes through the sky, input = pixel(source, sky(target, output)), with the SIP
+distortion of either side, and is smooth: over NODE pixels a cubic follows it to better than 0.001 pixel.
+"""
+
+import numpy as np
+
+from apfunc import wcs
+from apfunc.grid import rim
+
+NODE = 32  # [pixel] spacing of the nodes
+FAR = 1e6  # [pixel] stands for positions that the input's projection does not reach
+BAND = 32768  # pixels of a band of rows: few enough for the processor's cache
+
+
+def overlap(source, source_shape, target, shape):
+    """The part of the target grid that the source frame touches: (first row, end row, first column, end column).
+
+    `source`, `target`: solutions (see apfunc.wcs); shapes are (rows, columns).  Raises ValueError when it is empty.
+    """
+    x, y = wcs.pixel(target, *wcs.sky(source, *rim(source_shape)))
+    rows, columns = shape
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return 0, rows, 0, columns
+    box = (max(0, int(np.floor(y.min())) - 1), min(rows, int(np.ceil(y.max())) + 2),
+           max(0, int(np.floor(x.min())) - 1), min(columns, int(np.ceil(x.max())) + 2))
+    if box[0] >= box[1] or box[2] >= box[3]:
+        raise ValueError("the frame does not touch the grid; check its solution, or take a grid made of this target's frames")
+    return box
+
+
+def bands(source, target, box, fine=1):
+    """Row bands of `box`, each as (rows, columns, jacobian, positions): slices of the output, and where it lies.
+
+    jacobian   input pixels an output pixel covers (array of the band's shape, float32).
+    positions  list of fine * fine pairs (y, x) of float64 arrays: 0-based input positions of the sub-pixel centres.
+    """
+    top, bottom, left, right = box
+    first_y, first_x = top - 2 * NODE, left - 2 * NODE
+    node_y, node_x = (first + NODE * np.arange((b - a) // NODE + 6) for first, a, b in
+                      ((first_y, top, bottom), (first_x, left, right)))
+    x, y = wcs.pixel(source, *wcs.sky(target, *np.meshgrid(node_x, node_y)))
+    x, y = (np.clip(np.nan_to_num(v, nan=FAR), -FAR, FAR) for v in (x, y))
+    (x_y, x_x), (y_y, y_x) = np.gradient(x, NODE), np.gradient(y, NODE)
+    jacobian = np.maximum(np.abs(x_x * y_y - x_y * y_x), 1e-6)
+
+    offsets = (np.arange(fine) + 0.5) / fine - 0.5
+    across = [cubic(np.arange(left, right) + o, first_x, len(node_x)).T for o in offsets]
+    down = [cubic(np.arange(top, bottom) + o, first_y, len(node_y)) for o in offsets]
+    lines = [(y @ a, x @ a) for a in across]
+    middle_across, middle_down = (across[0], down[0]) if fine == 1 else (
+        cubic(np.arange(left, right), first_x, len(node_x)).T, cubic(np.arange(top, bottom), first_y, len(node_y)))
+    lines_jacobian = (jacobian @ middle_across).astype("f4")
+    height = max(1, BAND // (right - left))
+    for row in range(top, bottom, height):
+        rows = slice(row, min(row + height, bottom))
+        part, used = slice(rows.start - top, rows.stop - top), slice((rows.start - first_y) // NODE - 2, (rows.stop - first_y) // NODE + 4)
+        positions = [(d[part, used] @ ys[used], d[part, used] @ xs[used]) for d in down for ys, xs in lines]
+        yield rows, slice(left, right), np.maximum(middle_down[part, used].astype("f4") @ lines_jacobian[used], np.float32(1e-6)), positions
+
+
+def cubic(positions, start, count):
+    """Matrix (len(positions), count) of the cubic through the four nodes around, nodes at start + NODE k."""
+    place = (np.asarray(positions) - start) / NODE
+    k = np.floor(place).astype(int)
+    t = place - k
+    matrix, row = np.zeros((len(t), count)), np.arange(len(t))
+    matrix[row, k - 1] = -t * (t - 1) * (t - 2) / 6
+    matrix[row, k] = (t + 1) * (t - 1) * (t - 2) / 2
+    matrix[row, k + 1] = -(t + 1) * t * (t - 2) / 2
+    matrix[row, k + 2] = (t + 1) * t * (t - 1) / 6
+    return matrix

@@ -1,0 +1,161 @@
+"""Resample a solved frame onto another grid, with the weight and the mask that belong to the result.
+
+With (x, y) the input position of an output pixel and J the number of input pixels that it covers,
+
+    out = J * image(x, y)                       (flux conserved: adu per output pixel)
+    1 / weight = J * (sky / (gain flat) + (read noise / (gain flat))^2)
+"""
+
+import numpy as np
+
+from apfunc import header as hdr
+from apfunc import interpolate, mapping, wcs
+from apfunc.grid import shape_of, solution_of
+
+REPAIRED = 0.1  # weight of a pixel that was repaired (bad, cosmic), relative to a measured one
+RING = 7  # [pixel] reach of the kernel's side lobes round saturated and missing pixels (a power of two less one)
+PART = 0.1  # share of a pixel from which on a mask bit counts
+
+
+def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux", gain=None, readnoise=None, sky=None):
+    """`image` on the pixels of `grid`: ``(data, header), weight, mask``.
+
+    image     (data, header) with a TAN or TAN-SIP solution; NaN pixels hold no value.
+    grid      header with a WCS and NAXIS1, NAXIS2: the output's (apfunc grid, or any solved image's with its size).
+    mask      uint8 bits of apfunc.header, of the image's shape, or None.
+    flat      the master flat (array or image) the frame was divided by: less light, less weight.
+    kernel    "spline" (cubic B-spline interpolation), "lanczos3", "bilinear", "nearest".
+    conserve  "flux": star fluxes are kept, pixels scale with their area; "surface": adu per *input* pixel area.
+    gain [electron/adu], readnoise [electron], sky [adu/pixel]: else the header's, and the sky is measured.
+
+    data      float32, NaN outside the frame and where more than half of a pixel comes from NaN.  Smaller holes are
+              interpolated.  Within RING pixels of saturated and missing ones, and beside repaired ones, the value may not
+              leave the range of the four pixels around: no dark rings.
+    weight    float32 [1/adu^2], inverse variance of the sky's noise from gain, read noise, sky and flat (from the
+              measured noise when gain or read noise are unknown); 0 where data is NaN or a trail; a tenth (REPAIRED)
+              on bad and cosmic pixels.  Neighbouring pixels are correlated; the weight is that of large areas.
+    mask      uint8: a bit is set where it holds for more than a tenth of the (bilinear) pixel, NODATA where NaN.
+
+    A grid coarser than the frame is sampled several times a pixel.  The mapping is computed at nodes 32 pixels apart
+    and interpolated by cubics: within 0.001 pixel.  The header is the image's with the grid's WCS; SATURATE, RDNOISE,
+    FWHM, SKY, SKYNOISE and PIXSCALE (with "surface" EGAIN and MAGZP too) go with the pixel area.  Raises ValueError
+    when a WCS is missing, the shapes differ, no pixel has a value, or the frame does not touch the grid.
+    """
+    data, bits, flat = _checked(image, mask, flat, kernel, conserve)
+    source, target, shape = solution_of(image[1]), solution_of(grid), shape_of(grid)
+    box = mapping.overlap(source, data.shape, target, shape)
+    area = (wcs.scale(target) / wcs.scale(source))**2
+    photons, fixed = _noise(image[1], data, bits, gain, readnoise, sky)
+
+    filled = interpolate.fill(data, (bits & hdr.NODATA) != 0)
+    padded = interpolate.coefficients(filled, kernel)
+    near = _near(bits, padded.shape) if bits.any() else None
+    out, weight, out_mask = np.empty(shape, "f4"), np.zeros(shape, "f4"), np.zeros(shape, "u1")
+    for plane, nothing in ((out, np.nan), (out_mask, hdr.NODATA)):
+        plane[:box[0]] = plane[box[1]:] = plane[:, :box[2]] = plane[:, box[3]:] = nothing
+    for rows, columns, jacobian, positions in mapping.bands(source, target, box, max(1, round(np.sqrt(area)))):
+        value, known, trust, found = 0, 0, 0, np.uint8(0)
+        for y, x in positions:
+            share = ((y > -0.5) & (y < len(data) - 0.5) & (x > -0.5) & (x < data.shape[1] - 0.5)).astype("f4")
+            y, x = np.clip(y, -0.5, len(data) - 0.501), np.clip(x, -0.5, data.shape[1] - 0.501)
+            one, start, s, t = interpolate.sample(padded, y, x, kernel)
+            good = share
+            if flat is not None:
+                light = flat.ravel().take((y + 0.5).astype(np.intp) * data.shape[1] + (x + 0.5).astype(np.intp))
+                good = share * light * light / (photons * light + fixed)
+            if near is not None:
+                at = np.flatnonzero(near.ravel().take(start))
+                good, seen = good.copy(), np.zeros(good.shape, "u1")
+                held, nodata, loss, seen.flat[at] = _blemished(one.flat[at], filled, bits, divmod(start.flat[at], near.shape[1]),
+                                                               s.flat[at], t.flat[at])
+                one.flat[at], share.flat[at], good.flat[at] = held, share.flat[at] * (1 - nodata), good.flat[at] * loss
+                found = found | seen & ~np.uint8(hdr.NODATA)
+            value, known, trust = value + one, known + share, trust + good
+        none = known < 0.5 * len(positions)
+        value *= (jacobian if conserve == "flux" else 1) / np.float32(len(positions))
+        trust *= (1 / jacobian if conserve == "flux" else jacobian) / ((photons + fixed if flat is None else 1) * np.float32(len(positions)))
+        if none.any():
+            value[none], trust[none], found = np.nan, 0, np.where(none, np.uint8(hdr.NODATA), found)
+        out[rows, columns], weight[rows, columns], out_mask[rows, columns] = value, trust, found
+    if not weight.any() and not np.isfinite(out).any():
+        raise ValueError("the frame does not touch the grid; check its solution, or take a grid made of this target's frames")
+    return (out, _header(image[1], target, shape, area, kernel, conserve)), weight, out_mask
+
+
+def _checked(image, mask, flat, kernel, conserve):
+    """Data as float32, mask bits (NODATA and SATURATED from the data themselves), flat as float32 or None."""
+    if kernel not in interpolate.KERNELS or conserve not in ("flux", "surface"):
+        raise ValueError(f"no kernel {kernel!r} or conserve {conserve!r}; choose {', '.join(interpolate.KERNELS)}; flux, surface")
+    data = np.asarray(image[0], "f4")
+    flat = flat[0] if isinstance(flat, tuple) else flat
+    if data.ndim != 2 or any(p is not None and np.shape(p) != data.shape for p in (mask, flat)):
+        raise ValueError("image, mask and flat are not 2-D arrays of one shape; give those that belong together")
+    bits = np.zeros(data.shape, "u1") if mask is None else np.array(mask, "u1")
+    bits[~np.isfinite(data)] |= hdr.NODATA
+    if (bits & hdr.NODATA).all():
+        raise ValueError("no pixel of the frame has a value; leave it out")
+    saturate = hdr.number(image[1], "SATURATE")
+    if saturate is not None:
+        bits[data >= saturate] |= hdr.SATURATED
+    if flat is not None:
+        flat = np.asarray(flat, "f4")
+        flat = np.where(flat > 0, flat, 0).astype("f4")
+    return data, bits, flat
+
+
+def _noise(header, data, bits, gain, readnoise, sky):
+    """Photon and read noise variance [adu^2] of a sky pixel where the flat is 1; both from measured noise if need be."""
+    from apfunc.background import level
+    measured_sky, noise = (sky, None) if sky is not None else level(data, bits if bits.any() else None)
+    try:
+        gain, readnoise = hdr.gain(header, gain), hdr.readnoise(header, readnoise)
+    except ValueError:
+        noise = level(data, bits)[1] if noise is None else noise
+        return np.float32(max(noise, 1e-6)**2), np.float32(0)
+    return np.float32(max(measured_sky, 0) / gain), np.float32(max(readnoise / gain, 1e-6)**2)
+
+
+def _near(bits, shape):
+    """Boolean array of `shape`: at [i + 1, j + 1] whether samples between the pixels (i, j) and (i + 1, j + 1) need care.
+
+    That is where one of the four is flagged, or within RING of a saturated or missing pixel.
+    """
+    near = np.zeros(shape, bool)
+    for flagged, reach in ((bits != 0, 0), ((bits & (hdr.SATURATED | hdr.NODATA)) != 0, RING)):
+        flagged, step = np.pad(flagged, reach + 1), 1
+        while step <= reach + 1:  # the union of 2 reach + 2 rows, then columns, by doubling
+            flagged = flagged[step:] | flagged[:-step]
+            flagged = flagged[:, step:] | flagged[:, :-step]
+            step *= 2
+        near[:len(bits) + 1, :bits.shape[1] + 1] |= flagged
+    return near
+
+
+def _blemished(value, filled, bits, at, s, t):
+    """For samples near flagged pixels: value held within its four pixels, share of NODATA, weight factor, mask bits."""
+    rows, columns = [np.clip(at[0] - 1 + k, 0, bits.shape[0] - 1) for k in (0, 1)], [np.clip(at[1] - 1 + k, 0, bits.shape[1] - 1) for k in (0, 1)]
+    corners = [(i, j) for i in rows for j in columns]
+    part = ((1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t)
+    pixels, flags = [filled[c] for c in corners], [bits[c] for c in corners]
+    value = np.clip(value, np.minimum.reduce(pixels), np.maximum.reduce(pixels))
+    share = {bit: sum(p * ((f & bit) != 0) for p, f in zip(part, flags)) for bit in hdr.MASK_BITS.values()}
+    found = sum((np.uint8(bit) * (share[bit] > PART) for bit in share), np.zeros(len(s), "u1"))
+    mended = sum(p * ((f & (hdr.BAD | hdr.COSMIC)) != 0) for p, f in zip(part, flags))
+    factor = (1 - (1 - REPAIRED) * mended) * (share[hdr.TRAIL] <= PART) * (1 - share[hdr.NODATA])
+    return value, share[hdr.NODATA], factor, found
+
+
+def _header(header, target, shape, area, kernel, conserve):
+    """The image's header with the target's WCS, and what goes with the area of a pixel."""
+    header = wcs.to_header(header, target, shape)
+    flux = area if conserve == "flux" else 1.0
+    for key, factor in (("SATURATE", flux), ("SKY", flux), ("SKYNOISE", flux / np.sqrt(area)), ("FWHM", 1 / np.sqrt(area)),
+                        ("RDNOISE", np.sqrt(area)), ("EGAIN", area / flux)):
+        value = hdr.number(header, key)
+        if value is not None:
+            header[key] = float(f"{value * factor:.7g}")
+    if conserve == "surface" and hdr.number(header, "MAGZP") is not None:
+        header["MAGZP"] = round(hdr.number(header, "MAGZP") - 2.5 * np.log10(area), 5)
+    header["PIXSCALE"] = (round(wcs.scale(target), 6), "[arcsec/pixel] scale of the grid")
+    hdr.history(header, "resample", kernel=kernel, conserve=conserve)
+    return header

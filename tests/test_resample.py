@@ -1,0 +1,267 @@
+"""Resampling against truth: positions, fluxes, holes, weights; fast routines against slow obvious ones."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from apfunc import header as hdr
+from apfunc import interpolate, mapping, wcs
+from apfunc.resample import REPAIRED, resample
+
+SHAPE = (256, 320)
+
+
+def solution(angle=0.3, scale=1.0, shift=(0.0, 0.0), sip=0.0, shape=SHAPE, parity=-1):
+    turn = np.radians(angle)
+    cd = scale / 3600 * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ np.diag([parity, 1])
+    a, b = np.zeros((2, 4, 4))
+    a[2, 0], b[1, 1], a[3, 0], b[2, 1] = sip, -sip, sip / 200, sip / 200
+    return {"crval": (150.0, 40.0), "crpix": ((shape[1] - 1) / 2 + shift[0], (shape[0] - 1) / 2 + shift[1]), "cd": cd,
+            "a": a if sip else None, "b": b if sip else None}
+
+
+def header_of(solution, shape=SHAPE, **keys):
+    header = wcs.to_header(fits.Header(), solution, shape)
+    header["NAXIS1"], header["NAXIS2"] = shape[1], shape[0]
+    header.update(EGAIN=1.5, RDNOISE=9.0, SATURATE=60000.0)
+    header.update(keys)
+    return header
+
+
+GRID = header_of(solution(0))
+
+
+def star(x, y, flux, fwhm, shape=SHAPE):
+    """A round Gaussian of `flux` adu at the 0-based (x, y), as the pixels' centres see it."""
+    sigma, (yy, xx) = fwhm / 2.3548, np.indices(shape)
+    return flux / (2 * np.pi * sigma**2) * np.exp(-((xx - x)**2 + (yy - y)**2) / 2 / sigma**2)
+
+
+def field(source, fwhm=3.0, seed=1, shape=SHAPE):
+    """Frame with stars of 1e5 adu at known grid positions, and those positions."""
+    rng = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(40, SHAPE[1] - 40, 4), np.linspace(40, SHAPE[0] - 40, 3))
+    x, y = x.ravel() + rng.uniform(-4, 4, 12), y.ravel() + rng.uniform(-4, 4, 12)
+    data = np.zeros(shape)
+    for px, py in zip(*wcs.pixel(source, *wcs.sky(solution(0), x, y))):
+        data += star(px, py, 1e5, fwhm, shape)
+    return data.astype("f4"), x, y
+
+
+def measured(data, x, y, radius=12):
+    """Flux in a wide aperture, and the Gaussian-weighted centroid, of the star at about (x, y)."""
+    i, j = int(round(y)), int(round(x))
+    part = data[i - radius:i + radius + 1, j - radius:j + radius + 1].astype(float)
+    yy, xx = np.indices(part.shape) + np.array([i - radius, j - radius])[:, None, None]
+    cx, cy = x, y
+    for _ in range(20):
+        w = part * np.exp(-((xx - cx)**2 + (yy - cy)**2) / 2 / 1.5**2)
+        cx, cy = cx + 2 * ((w * xx).sum() / w.sum() - cx), cy + 2 * ((w * yy).sum() / w.sum() - cy)
+    return part.sum(), cx, cy
+
+
+@pytest.mark.parametrize("kernel,offset,loss", [("spline", 0.004, 3e-4), ("lanczos3", 0.01, 1e-2), ("bilinear", 0.03, 2e-2)])
+@pytest.mark.parametrize("angle,sip", [(0.3, 0.0), (180.4, 2e-5), (37.0, 2e-5), (-90.0, 0.0)])
+def test_stars_keep_their_flux_and_place(kernel, offset, loss, angle, sip):
+    source = solution(angle, 0.97, (0.3, -0.4), sip, (380, 380))
+    data, x, y = field(source, shape=(380, 380))
+    (out, header), weight, mask = resample((data, header_of(source, (380, 380))), GRID, kernel=kernel)
+    for px, py in zip(x, y):
+        flux, cx, cy = measured(out, px, py)
+        assert flux == pytest.approx(1e5, rel=loss)
+        assert np.hypot(cx - px, cy - py) < offset
+    assert header["CRVAL1"] == 150 and "A_ORDER" not in header
+    assert out.dtype == weight.dtype == np.float32 and mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize("sip", [0.0, 3e-5])
+def test_the_mapping_is_that_of_astropy(sip):
+    source, shape = solution(12.0, 1.02, (3.3, 2.2), sip), (200, 210)
+    target = solution(0.0, 1.0, shape=shape)
+    oracle, grid = WCS(header_of(source)), WCS(header_of(target, shape))
+    worst = 0
+    for rows, columns, jacobian, [(y, x)] in mapping.bands(source, target, mapping.overlap(source, SHAPE, target, shape)):
+        yy, xx = np.mgrid[rows, columns]
+        ox, oy = oracle.all_world2pix(*grid.all_pix2world(xx.ravel(), yy.ravel(), 0), 0, tolerance=1e-8, maxiter=50)
+        worst = max(worst, np.hypot(ox - x.ravel(), oy - y.ravel()).max())
+        inner = (yy > 2) & (xx > 2) & (yy < 196) & (xx < 206)
+        assert np.abs(jacobian[inner] - 1 / 1.02**2).max() < 0.03
+    assert worst < 1e-3
+
+
+def test_jacobian_is_the_area_of_the_mapped_pixel():
+    source, target = solution(12.0, 1.3, (3.3, 2.2), 3e-5), solution(0.0)
+    for rows, columns, jacobian, [(y, x)] in mapping.bands(source, target, (0, 256, 0, 320)):
+        yy, xx = np.mgrid[rows, columns].astype(float)
+        (xa, ya), (xb, yb), (xc, yc), (xd, yd) = (wcs.pixel(source, *wcs.sky(target, xx + dx, yy + dy))
+                                                  for dx, dy in ((-.5, 0), (.5, 0), (0, -.5), (0, .5)))
+        assert np.allclose(jacobian, abs((xb - xa) * (yd - yc) - (xd - xc) * (yb - ya)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", sorted(interpolate.KERNELS))
+def test_sample_against_its_slow_twin(kernel):
+    rng = np.random.default_rng(0)
+    data = rng.normal(0, 1, (9, 12)).astype("f4")
+    y, x = rng.uniform(-0.5, 8.499, (4, 5)), rng.uniform(-0.5, 11.499, (4, 5))
+    padded = interpolate.coefficients(data, kernel)
+    value, start, s, t = interpolate.sample(padded, y, x, kernel)
+    taps, before = interpolate.KERNELS[kernel]
+    for k in np.ndindex(y.shape):
+        i, j = int(np.floor(y[k])), int(np.floor(x[k]))
+        wy, wx = taps(np.float32(y[k] - i)), taps(np.float32(x[k] - j))
+        slow = sum(a * b * padded[i + m - before + interpolate.PAD, j + n - before + interpolate.PAD]
+                   for m, a in enumerate(wy) for n, b in enumerate(wx))
+        assert value[k] == pytest.approx(slow, abs=2e-6)
+        assert start[k] == (i + 1) * padded.shape[1] + j + 1
+        assert sum(wy) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (130, 5), (1, 1), (3, 2)])
+def test_spline_is_that_of_scipy(shape):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    rng = np.random.default_rng(0)
+    data = rng.normal(100, 30, shape).astype("f4")
+    y, x = rng.uniform(0, shape[0] - 1, 300), rng.uniform(0, shape[1] - 1, 300)
+    value = interpolate.sample(interpolate.coefficients(data, "spline"), y, x, "spline")[0]
+    assert np.abs(value - ndimage.map_coordinates(data.astype(float), [y, x], order=3, mode="mirror")).max() < 1e-3
+
+
+def test_identity_is_exact():
+    data = np.random.default_rng(2).normal(100, 10, SHAPE).astype("f4")
+    for kernel in interpolate.KERNELS:
+        (out, header), weight, mask = resample((data, GRID), GRID, kernel=kernel)
+        assert np.abs(out - data).max() < 2e-3 and not mask.any()
+
+
+def test_flux_or_surface_brightness():
+    source = solution(3.0, 1.25)
+    image = (np.full(SHAPE, 100, "f4"), header_of(source, MAGZP=22.0, SKY=100.0, FWHM=3.0, EXPTIME=60.0))
+    (flux, hf), wf, _ = resample(image, GRID)
+    (surface, hs), ws, _ = resample(image, GRID, conserve="surface")
+    assert np.nanmax(np.abs(flux - 100 / 1.25**2)) < 0.01 and np.nanmax(np.abs(surface - 100)) < 0.01
+    assert hf["SATURATE"] == pytest.approx(60000 / 1.5625) and hf["FWHM"] == pytest.approx(3.75) and hf["MAGZP"] == 22
+    assert hs["SATURATE"] == 60000 and hs["EGAIN"] == pytest.approx(1.5 / 1.5625)
+    assert hs["MAGZP"] == pytest.approx(22 + 2.5 * np.log10(1.5625), abs=1e-4)
+    assert wf[128, 160] == pytest.approx(1.5625 / (100 / 1.5 + 36), rel=1e-3)
+    assert ws[128, 160] == pytest.approx(wf[128, 160] / 1.5625**2, rel=1e-3)
+
+
+def test_a_coarser_grid_sums_its_pixels():
+    rng = np.random.default_rng(5)
+    data = rng.normal(50, 1, SHAPE).astype("f4")
+    shape = (80, 100)
+    coarse = header_of(solution(0, 3.0, shape=shape), shape)
+    (out, header), weight, mask = resample((data, header_of(solution(0))), coarse)
+    x, y = wcs.pixel(solution(0), *wcs.sky(solution(0, 3.0, shape=shape), np.array([50.0]), np.array([40.0])))
+    i, j = int(round(y[0])), int(round(x[0]))
+    assert np.hypot(y[0] - i, x[0] - j) < 1e-6
+    assert out[40, 50] == pytest.approx(data[i - 1:i + 2, j - 1:j + 2].sum(), rel=1e-4)
+    assert np.nanstd(out) == pytest.approx(3, rel=0.1) and weight[40, 50] == pytest.approx(1 / 9 / (50 / 1.5 + 36), rel=0.01)
+
+
+def test_weights_are_the_inverse_variance_of_the_sky():
+    rng = np.random.default_rng(3)
+    flat = np.linspace(0.6, 1.2, SHAPE[1], dtype="f4") * np.ones(SHAPE, "f4")
+    sky = 400.0
+    data = ((rng.poisson(sky * flat * 1.5) + rng.normal(0, 9, SHAPE)) / (flat * 1.5)).astype("f4")
+    (out, _), weight, _ = resample((data, header_of(solution(0))), GRID, flat=(flat, None))
+    for columns in (slice(0, 40), slice(280, 320)):
+        assert 1 / weight[:, columns].mean() == pytest.approx(data[:, columns].var(), rel=0.05)
+    plain = resample((data, header_of(solution(0))), GRID)[1]
+    assert np.ptp(plain) == 0 and plain[0, 0] == pytest.approx(1 / (sky / 1.5 + 36), rel=0.02)
+    unknown = header_of(solution(0))
+    del unknown["EGAIN"]
+    assert resample((data, unknown), GRID)[1][0, 0] == pytest.approx(1 / data.var(), rel=0.1)
+    assert resample((data, unknown), GRID, gain=1.5)[1][0, 0] == plain[0, 0]
+
+
+def test_holes_neither_spread_nor_invent_data():
+    source = solution(0.2, 1.0, (0.45, 0.45))
+    data, x, y = field(source)
+    data += 100
+    clean = resample((data, header_of(source)), GRID)[0][0]
+    holed = data.copy()
+    holed[100, 50] = holed[30:40, 230:242] = np.nan
+    holed[:, 80] = np.nan
+    holed[0, 0] = np.inf
+    (out, _), weight, mask = resample((holed, header_of(source)), GRID)
+    none = np.isnan(out)
+    assert np.array_equal(none, weight == 0) and np.array_equal(none, (mask & hdr.NODATA) != 0)
+    outside = np.isnan(clean)
+    lost = none & ~outside
+    assert lost.sum() <= 10 * 12 + 256 + 2
+    far = np.ones(SHAPE, bool)
+    for a, b in np.argwhere(lost):
+        far[max(a - 3, 0):a + 4, max(b - 3, 0):b + 4] = False
+    far[:6, :6] = far[96:106, 45:57] = False
+    assert np.abs(out - clean)[far & ~outside].max() < 0.5
+    assert weight[far & ~outside].min() == pytest.approx(weight.max(), rel=1e-3)
+
+
+def test_repaired_pixels_keep_data_and_lose_weight():
+    mask = np.zeros(SHAPE, "u1")
+    mask[100, 100], mask[50, 60], mask[70, 70], mask[20, 20] = hdr.BAD, hdr.COSMIC, hdr.TRAIL, hdr.SATURATED
+    data = np.random.default_rng(1).normal(100, 5, SHAPE).astype("f4")
+    (out, _), weight, found = resample((data, GRID), GRID, mask)
+    assert np.array_equal(found, mask) and np.isfinite(out).all()
+    usual = weight[0, 0]
+    assert weight[100, 100] == pytest.approx(REPAIRED * usual) == weight[50, 60] and weight[70, 70] == 0 and weight[20, 20] == usual
+    half = header_of(solution(0, shift=(0.5, 0.0)))
+    assert resample((data, half), GRID, mask)[1][100, 99] == pytest.approx((1 + REPAIRED) / 2 * usual, rel=1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["spline", "lanczos3"])
+def test_no_dark_rings_beside_saturated_stars(kernel):
+    rng = np.random.default_rng(4)
+    data = np.minimum(rng.normal(100, 5, SHAPE) + star(150, 120, 3e6, 2.5), 60000).astype("f4")
+    data[60:200, 150] = 60000  # a bleeding column
+    source = solution(0.4, 1.0, (0.3, 0.6))
+    (out, header), _, mask = resample((data, header_of(source)), GRID, kernel=kernel)
+    assert np.nanmin(out) > 100 - 5 * 5.5
+    assert ((mask & hdr.SATURATED) != 0).sum() > 140
+    assert out[(mask & hdr.SATURATED) != 0].max() <= 60001
+
+
+def test_a_frame_that_touches_a_corner_of_a_large_mosaic():
+    big = header_of(solution(0, shape=(3000, 2000)), (3000, 2000))
+    source = solution(45, shift=(900, 1200))
+    data = np.full(SHAPE, 7, "f4")
+    (out, _), weight, mask = resample((data, header_of(source)), big)
+    good = np.isfinite(out)
+    assert 0 < good.sum() <= data.size + 1200 and np.abs(out[good] - 7).max() < 1e-3 and out.shape == (3000, 2000)
+    assert np.array_equal(good, weight > 0) and np.array_equal(good, mask == 0)
+
+
+def test_the_input_is_left_alone_and_the_result_is_the_same_again():
+    rng = np.random.default_rng(6)
+    data, mask = rng.normal(100, 5, SHAPE).astype("f4"), rng.integers(0, 30, SHAPE).astype("u1")
+    data[5, 5] = np.nan
+    header, before = header_of(solution(1.0)), (data.copy(), mask.copy())
+    text = header.tostring()
+    one, two = (resample((data, header), GRID, mask) for _ in range(2))
+    assert np.array_equal(data, before[0], equal_nan=True) and np.array_equal(mask, before[1]) and header.tostring() == text
+    assert one[0][0].tobytes() == two[0][0].tobytes() and one[0][1]["HISTORY"][-1].startswith("apfunc resample kernel=spline")
+
+
+def test_integers_and_tiny_frames():
+    tiny = solution(0, shape=(3, 4))
+    data = np.arange(12, dtype=">i2").reshape(3, 4)
+    (out, _), _, _ = resample((data, header_of(tiny, (3, 4))), header_of(tiny, (3, 4)))
+    assert np.allclose(out, data, atol=1e-4)
+
+
+def test_errors_say_what_to_do():
+    data = np.zeros(SHAPE, "f4")
+    with pytest.raises(ValueError, match="astrometry"):
+        resample((data, fits.Header()), GRID)
+    with pytest.raises(ValueError, match="does not touch"):
+        resample((data, header_of(solution(0, shift=(5000, 0)))), GRID)
+    with pytest.raises(ValueError, match="touch|tangent"):
+        resample((data, header_of({**solution(0), "crval": (330.0, -40.0)})), GRID)
+    with pytest.raises(ValueError, match="shape"):
+        resample((data, GRID), GRID, mask=np.zeros((3, 3), "u1"))
+    with pytest.raises(ValueError, match="no pixel"):
+        resample((data * np.nan, GRID), GRID)
+    with pytest.raises(ValueError, match="kernel"):
+        resample((data, GRID), GRID, kernel="sinc")
