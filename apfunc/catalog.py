@@ -34,6 +34,19 @@ def cones(ra, dec, radius, epoch=None, catalog=None, cache=None, network=False, 
     return [table for table in found if table is not None and len(table)]
 
 
+def around(tables, catalog=None, cache=None, network=False, **options):
+    """The catalogues (as from `cones`) around the target whose star tables are given; none when no pointing is known.
+
+    The user's own catalogue is taken whole then.
+    """
+    from apfunc.field import where
+    place = where(tables)
+    if place is None:
+        return [user(catalog)] if catalog is not None else []
+    ra, dec, radius, epoch = place
+    return cones(ra, dec, radius, epoch, catalog=catalog, cache=cache, network=network, **options)
+
+
 def cone(ra, dec, radius, epoch=None, **sources):
     """The first catalogue of `cones` (a Table, empty when no source has a star there)."""
     found = cones(ra, dec, radius, epoch, **sources)
@@ -254,3 +267,17 @@ def resolve(name):
             if any(re.sub(r"[^a-z]", "", n.lower()) == letters for n in target.identifiers[3] or ()) and target.rad_coords is not None:
                 return tuple(float(np.degrees(c)) for c in target.rad_coords)
     return None
+
+
+def around(tables, catalog=None, **sources):
+    """The catalogues (see `cones`) around the frames of some star tables: where their headers point, else where their
+    OBJECT is in the sky; without either, or far from it, the user's whole catalogue, or none."""
+    from apfunc.field import where
+    place = where(tables)
+    if place is None:
+        named = [p for p in map(resolve, sorted({str(t.meta.get("OBJECT", "")) for t in tables})) if p]
+        place = (*named[0], 2.0, None) if named else None
+    if place is None:
+        return [user(catalog)] if catalog else []
+    ra, dec, radius, epoch = place
+    return cones(ra, dec, radius, epoch, catalog=catalog, **sources)

@@ -45,7 +45,9 @@ def field(tables, catalog=None, solver=None, per_filter=4, most=12):
         f["solution"] = _moved(solution, f["t"], f["shape"])
     model, misfit, n_tie, rms = _solve(registered, anchors_from)
     table = _merge(registered, frames, anchors_from)
-    table.meta.update(TIE=source, NTIE=n_tie, TIERMS=rms, MODEL=model, NFRAMES=len(registered))
+    table.meta.update(TIE=source, NTIE=n_tie, MODEL=model, NFRAMES=len(registered))
+    if n_tie:
+        table.meta["TIERMS"] = rms
     _describe(table.meta, reference)
     return table
 
