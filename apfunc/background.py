@@ -76,11 +76,11 @@ def subtract(image, mask=None, keep_level=False, **options):
 
 
 def level(data, mask=None):
-    """(sky, noise) [adu] of a frame as two floats, from up to 256 boxes of it; (nan, nan) when no pixel is good.
+    """(sky, noise) [adu] of a frame as two floats, from up to 64 boxes of it; (nan, nan) when no pixel is good.
 
     Noise is that of one pixel within its box: neither a gradient nor a nebula adds to it.
     """
-    _, _, sky, rms = mesh(np.asarray(data), mask if mask is None else np.asarray(mask) != 0, 32, most=16, fill=False)
+    _, _, sky, rms = mesh(np.asarray(data), mask if mask is None else np.asarray(mask) != 0, 32, most=8, fill=False)
     sky, rms = sky[np.isfinite(sky)].astype("f8"), rms[np.isfinite(rms)]
     return (float(np.median(sky)), float(np.median(rms))) if len(sky) else (np.nan, np.nan)
 

@@ -11,7 +11,7 @@ from apfunc import background, psf
 def flatten(data, bad, box=64):
     """The frame without its sky, bad pixels bridged by the mean of those round them, and the sky that was there:
     (By, Bx, mesh of the sky, mesh of the noise), see `apfunc.background`.  NaN must be `bad`."""
-    y, x, sky, rms = background.mesh(data, bad if bad.any() else None, box, step=2 * (box // 64) + 1)
+    y, x, sky, rms = background.mesh(data, bad if bad.any() else None, box, step=4 * (box // 64) + 1)
     if not np.isfinite(sky).all():
         raise ValueError("no good pixel in the frame, so no sky; check the frame and its mask")
     sky, rms = background.median_filter(sky), background.median_filter(rms)
@@ -21,8 +21,8 @@ def flatten(data, bad, box=64):
     dy, dx = psf.disc(2)
     for i in range(0, len(y), 65536):
         at = slice(i, i + 65536)
-        near = stamps(flat, bad, y[at], x[at], dy, dx)
-        good = np.isfinite(near)
+        good = stamps(bad, y[at], x[at], (dy, dx)) == 0
+        near = stamps(flat, y[at], x[at], (dy, dx))
         flat[y[at], x[at]] = np.where(good, near, 0).sum(1) / np.maximum(good.sum(1), 1)
     return flat, (by, bx, sky, np.maximum(rms, 0.1 * np.median(rms)))
 
@@ -54,12 +54,12 @@ def seeing(flat, full, noise):
             peaks, fine = (y, x, filtered[y, x] / spread), binning // 2
     if peaks is None:
         return None
-    frame, (dy, dx) = shrink(flat, fine), psf.disc(8)
+    frame, offsets = shrink(flat, fine), psf.disc(8)
     y, x = 2 * peaks[0], 2 * peaks[1]
     start = np.repeat(psf.star(3.0), len(y), 0)
     start[:, [psf.A, psf.X, psf.Y]] = np.stack([frame[y, x], x + 0.5, y + 0.5], 1)
-    p, errors, _ = psf.fit(stamps(frame, None, y, x, dy, dx), x[:, None] + dx, y[:, None] + dy, start,
-                           np.full(len(y), noise / fine), free=psf.SHAPE)
+    p, errors, _ = psf.fit(stamps(frame, y, x, offsets), y, x, offsets, start, np.full(len(y), noise / fine),
+                           free=psf.SHAPE)
     width, ellipticity, _ = psf.shape(p)
     good = (width > 0.5) & (width < 14) & (p[:, psf.A] > 5 * errors[:, psf.A]) & (ellipticity < 0.7)
     good = good & (width > 1.25) if (good & (width > 1.25)).any() else good
@@ -135,10 +135,12 @@ def shrink(data, factor):
 
 def maxima(data, limit):
     """Pixels (y, x) above `limit` that none of their eight neighbours exceeds; not on the rim."""
-    y, x = np.nonzero(data[1:-1, 1:-1] > limit)
-    near = around(data, y + 1, x + 1)
-    top = (near[:, 4, None] > near[:, :4]).all(1) & (near[:, 4, None] >= near[:, 5:]).all(1)
-    return y[top] + 1, x[top] + 1
+    wide, flat = data.shape[1], data.reshape(-1)
+    at = np.flatnonzero(flat > limit)
+    at = at[(at >= wide) & (at < len(flat) - wide) & (at % wide > 0) & (at % wide < wide - 1)]
+    for move in (-1, -wide, -wide - 1, -wide + 1):
+        at = at[(flat[at] > flat[at + move]) & (flat[at] >= flat[at - move])]
+    return np.divmod(at, wide)
 
 
 def around(data, y, x):
@@ -147,19 +149,31 @@ def around(data, y, x):
     return data[np.clip(y[:, None] + dy, 0, data.shape[0] - 1), np.clip(x[:, None] + dx, 0, data.shape[1] - 1)]
 
 
-def stamps(data, hidden, y, x, dy, dx):
-    """The pixels at offsets dy, dx of each (y, x), (n, pixels) float64; NaN outside the frame and where `hidden`."""
-    rows, columns = y[:, None] + dy, x[:, None] + dx
-    outside = (rows < 0) | (rows >= data.shape[0]) | (columns < 0) | (columns >= data.shape[1])
-    at = np.clip(rows, 0, data.shape[0] - 1), np.clip(columns, 0, data.shape[1] - 1)
-    return np.where(outside if hidden is None else outside | hidden[at], np.nan, data[at])
+def stamps(data, y, x, offsets):
+    """The pixels at `offsets` (dy, dx) of each (y, x), (n, pixels) float32; NaN outside the frame."""
+    at, outside = _addresses(data.shape, y, x, offsets)
+    out = data.reshape(-1)[at].astype("f4", copy=False)
+    if outside is not None:
+        out[outside] = np.nan
+    return out
 
 
-def paint(data, model, y, x, dy, dx):
-    """Subtract, in place, `model` (n, pixels) at the offsets dy, dx of each (y, x) from `data`."""
+def paint(data, model, y, x, offsets):
+    """Add, in place, `model` (n, pixels) at the `offsets` of each (y, x) to `data`."""
+    at, outside = _addresses(data.shape, y, x, offsets)
+    np.add.at(data.reshape(-1), at.reshape(-1), (model if outside is None else np.where(outside, 0, model)).reshape(-1))
+
+
+def _addresses(shape, y, x, offsets):
+    dy, dx = offsets
+    reach = np.abs(dy).max()
+    at = (y * shape[1] + x)[:, None] + (dy * shape[1] + dx)
+    rim = (y < reach) | (y >= shape[0] - reach) | (x < reach) | (x >= shape[1] - reach)
+    if not rim.any():
+        return at, None
     rows, columns = y[:, None] + dy, x[:, None] + dx
-    inside = (rows >= 0) & (rows < data.shape[0]) & (columns >= 0) & (columns < data.shape[1])
-    np.subtract.at(data.reshape(-1), (rows * data.shape[1] + columns)[inside], model[inside].astype(data.dtype))
+    outside = (rows < 0) | (rows >= shape[0]) | (columns < 0) | (columns >= shape[1])
+    return np.where(outside, 0, at), outside
 
 
 def at_pixels(by, values, bx, y, x):

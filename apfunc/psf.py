@@ -22,102 +22,104 @@ def disc(radius):
     return dy[inside], dx[inside]
 
 
-def stars_model(p, x, y):
-    """Profiles without sky, (n, pixels), of the stars `p` at the pixel positions x, y (n, pixels)."""
-    beta = 1 / p[:, SLOPE, None]
-    dx, dy = x - p[:, X, None], y - p[:, Y, None]
-    q = p[:, XX, None] * dx**2 + 2 * p[:, XY, None] * dx * dy + p[:, YY, None] * dy**2
-    return p[:, A, None] * np.exp(-beta * np.log1p((2 ** (1 / beta) - 1) * q))
+def profiles(p, y, x, offsets):
+    """Profiles without sky, (n, pixels) float32, of the stars `p` at the `offsets` (dy, dx) from the pixels (y, x)."""
+    part = p.copy()
+    part[:, X] -= x
+    part[:, Y] -= y
+    return _model(part, *(np.asarray(v, "f4") for v in offsets), ())[0] - part[:, SKY, None].astype("f4")
 
 
-def _model(p, x, y, free):
-    """Profiles with sky (n, pixels) and their derivatives (n, free, pixels)."""
-    beta = 1 / p[:, SLOPE, None]
-    k = 2 ** (1 / beta) - 1
-    dx, dy = x - p[:, X, None], y - p[:, Y, None]
-    gx, gy = p[:, XX, None] * dx + p[:, XY, None] * dy, p[:, XY, None] * dx + p[:, YY, None] * dy
-    kq = np.maximum(k * (gx * dx + gy * dy), -0.5)
-    log = np.log1p(kq)
-    unit = np.exp(-beta * log)
-    steep = p[:, A, None] * unit * (beta * k) / (1 + kq)  # -dI/dq
-    jacobian = np.empty((len(p), len(free), x.shape[1]))
-    for i, what in enumerate(free):
-        jacobian[:, i] = {A: lambda: unit, X: lambda: 2 * steep * gx, Y: lambda: 2 * steep * gy,
-                          XX: lambda: -steep * dx**2, XY: lambda: -2 * steep * dx * dy, YY: lambda: -steep * dy**2,
-                          SKY: lambda: 1.0,
-                          SLOPE: lambda: p[:, A, None] * unit * beta**2 * (
-                              log - np.log(2) * (1 + k) / (beta * k) * kq / (1 + kq))}[what]()
-    return p[:, A, None] * unit + p[:, SKY, None], jacobian
-
-
-def fit(values, x, y, start, noise, gain=None, light=None, free=POINT, passes=12, chunk=96):
+def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=0.003, chunk=192):
     """Least squares of all stars at once: Levenberg-Marquardt, each star with its own damping.
 
-    values  (n, pixels), NaN = leave this pixel out; x, y: pixel positions, same shape; start: (n, 8) parameters.
-    noise   (n,) noise of a sky pixel; with `gain` [electron/adu] the star's own photons, and those of `light`
-            (n, pixels: what else shines there), add to the variance of a pixel, from the model, not from the data.
-    free    the parameters fitted: POINT, SHAPE or ALL; the others stay.
+    values  (n, pixels) at the `offsets` (dy, dx) from the pixels (y, x); NaN = leave this pixel out.  start: (n, 8).
+    noise   (n,) noise of a sky pixel; with `gain` [electron/adu] the photons of the starting model, and of `light` (n,
+            pixels: what else shines there), add to the variance of a pixel: of the model, not of the noisy data.
+    free    the parameters fitted: POINT, SHAPE or ALL; the others stay.  A star is done when a step takes less than
+            `near` off its chi2, that is when it moves by less than sqrt(near) of its own error, or after `passes` steps.
 
-    Returns p (n, 8), errors (n, 8; 0 where not free, inf where undetermined), and chi2 per degree of freedom (n,).
+    Returns p (n, 8), errors (n, 8; 0 where not free, inf where undetermined), and chi2 (n,).
     """
-    p, errors, chi2 = start.copy(), np.zeros(start.shape), np.full(len(start), np.inf)
+    p, errors, chi2 = start.copy(), np.zeros(start.shape), np.zeros(len(start))
+    offsets = [np.asarray(v, "f4") for v in offsets]
+    p[:, X] -= x
+    p[:, Y] -= y
     for i in range(0, len(p), chunk):
-        part = slice(i, i + chunk)
-        p[part], errors[part], chi2[part] = _fit(values[part], x[part], y[part], p[part], noise[part], gain,
-                                                 None if light is None else light[part], free, passes)
+        at = slice(i, i + chunk)
+        data = np.asarray(values[at], "f4")
+        weight = np.broadcast_to((noise[at, None] ** 2).astype("f4"), data.shape)
+        if gain:
+            shine = _model(p[at], *offsets, ())[0] - p[at, SKY, None].astype("f4") + (light if np.isscalar(light) else light[at])
+            weight = weight + np.maximum(shine, 0) / np.float32(gain)
+        weight = np.where(np.isfinite(data), 1 / weight, 0)
+        p[at], errors[at], chi2[at] = _fit(np.nan_to_num(data), weight, *offsets, p[at], list(free), passes, near)
+    p[:, X] += x
+    p[:, Y] += y
     return p, errors, chi2
 
 
-def _fit(values, x, y, start, noise, gain, light, free, passes):
-    free, good = list(free), np.isfinite(values)
-    values, p = np.where(good, values, 0), start.copy()
-    damping, active = np.full(len(p), 1e-3), np.arange(len(p))
-    diagonal = np.arange(len(free))
-    reach = np.sqrt((x - p[:, X, None]) ** 2 + (y - p[:, Y, None]) ** 2).max(1) / 2
+def _fit(data, weight, dy, dx, p, free, passes, near):
+    def state(p, rows):
+        model, jacobian = _model(p, dy, dx, free)
+        rest = data[rows] - model
+        weighted = jacobian * weight[rows, None]
+        return ((weight[rows] * rest**2).sum(1), (weighted @ jacobian.transpose(0, 2, 1)).astype("f8"),
+                (weighted @ rest[:, :, None])[:, :, 0].astype("f8"))
 
-    def state(rows, p):
-        model, jacobian = _model(p, x[rows], y[rows], free)
-        variance = noise[rows, None] ** 2 + np.zeros_like(model)
-        if gain:
-            shine = model - p[:, SKY, None] + (0 if light is None else light[rows])
-            variance += np.maximum(shine, 0) / gain
-        return model, jacobian, good[rows] / np.maximum(variance, 1e-12)
-
+    start, diagonal, reach = p, np.arange(len(free)), max(dx.max() / 2, 2)
+    damping, active = np.full(len(p), 1e-4), np.arange(len(p))
+    chi2, normal, gradient = state(p, active)
     for _ in range(passes):
-        model, jacobian, weight = state(active, p[active])
-        rest = values[active] - model
-        weighted = jacobian * weight[:, None]
-        normal = weighted @ jacobian.transpose(0, 2, 1)
-        gradient = (weighted @ rest[:, :, None])
-        scale = normal[:, diagonal, diagonal]
-        normal[:, diagonal, diagonal] = scale * (1 + damping[active, None]) + 1e-30 + 1e-12 * scale.max(1)[:, None]
-        step = np.linalg.solve(normal, gradient)[:, :, 0]
+        size = np.sqrt(np.maximum(normal[active][:, diagonal, diagonal], 1e-30))
+        matrix = normal[active] / size[:, :, None] / size[:, None]
+        matrix[:, diagonal, diagonal] = 1 + damping[active, None]
+        step = np.linalg.solve(matrix, (gradient[active] / size)[:, :, None])[:, :, 0] / size
+        promise = (step * gradient[active]).sum(1)  # what the step should take off chi2
         trial = p[active]
         trial[:, free] += step
         trial[:, SLOPE] = np.clip(trial[:, SLOPE], GAUSSIAN, 0.8)
         away = np.hypot(trial[:, X] - start[active, X], trial[:, Y] - start[active, Y])
-        sane = (trial[:, XX] > 0) & (trial[:, XX] * trial[:, YY] > trial[:, XY] ** 2) & (away < reach[active])
-        safe = np.where(sane[:, None], trial, p[active])
-        model, _ = _model(safe, x[active], y[active], ())
-        better = sane & ((weight * (values[active] - model) ** 2).sum(1) <= (weight * rest**2).sum(1) * (1 + 1e-9))
-        p[active[better]] = trial[better]
-        damping[active] = np.where(better, damping[active] * 0.1, np.maximum(damping[active] * 10, 1e-3))
-        small = (np.abs(step[:, [free.index(X), free.index(Y)]]).max(1) < 1e-3) & (np.abs(step[:, free.index(A)]) < 1e-3 * np.abs(trial[:, A]) + 1e-9)
-        active = active[~(better & small) & (damping[active] < 1e8)]
+        sane = (trial[:, XX] > 0) & (trial[:, XX] * trial[:, YY] > trial[:, XY] ** 2) & (away < reach)
+        trial = np.where(sane[:, None], trial, p[active])
+        new = state(trial, active)
+        better = sane & (new[0] <= chi2[active] * (1 + 1e-5))
+        good = active[better]
+        p = p.copy()
+        p[good], chi2[good], normal[good], gradient[good] = trial[better], *(v[better] for v in new)
+        damping[active] = np.where(better, np.maximum(damping[active] * 0.1, 1e-6), np.maximum(damping[active] * 10, 1e-2))
+        active = active[~(better & (promise < near)) & (damping[active] < 1e6)]
         if not len(active):
             break
-    rows = np.arange(len(p))
-    model, jacobian, weight = state(rows, p)
-    normal = (jacobian * weight[:, None]) @ jacobian.transpose(0, 2, 1)
-    scale = np.sqrt(np.maximum(normal[:, diagonal, diagonal], 1e-30))
-    normal = normal / scale[:, :, None] / scale[:, None]
-    normal[:, diagonal, diagonal] += 1e-9
+    size = np.sqrt(np.maximum(normal[:, diagonal, diagonal], 1e-30))
+    normal = normal / size[:, :, None] / size[:, None]
+    normal[:, diagonal, diagonal] += 1e-7
     errors = np.zeros(p.shape)
-    errors[:, free] = np.sqrt(np.abs(np.linalg.inv(normal)[:, diagonal, diagonal])) / scale
-    errors[:, free] = np.where(scale > 1e-14, errors[:, free], np.inf)
-    freedom = good.sum(1) - len(free)
-    chi2 = np.where(freedom > 0, (weight * (values - model) ** 2).sum(1) / np.maximum(freedom, 1), np.inf)
+    errors[:, free] = np.sqrt(np.abs(np.linalg.inv(normal)[:, diagonal, diagonal])) / size
+    errors[:, free] = np.where(size > 1e-14, errors[:, free], np.inf)
     return p, errors, chi2
+
+
+def _model(p, dy, dx, free):
+    """Profiles with sky (n, pixels) and their derivatives (n, free, pixels), float32; p's places are in pixels from where
+    dy and dx are counted."""
+    a, x, y, xx, xy, yy, sky, slope = (v[:, None] for v in p.astype("f4").T)
+    beta = 1 / slope
+    k = 2**slope - 1
+    dx, dy = dx - x, dy - y
+    gx, gy = xx * dx + xy * dy, xy * dx + yy * dy
+    q = np.maximum(gx * dx + gy * dy, 0)
+    log = np.log1p(k * q)
+    unit = np.exp(-beta * log)
+    jacobian = np.empty((len(p), len(free), q.shape[1]), "f4")
+    if len(free):
+        steep = a * unit * (beta * k) / (1 + k * q)  # -dI/dq
+        jacobian[:, :4] = np.stack([unit, 2 * steep * gx, 2 * steep * gy, np.ones_like(q)], 1)  # POINT
+        if len(free) > 4:
+            jacobian[:, 3:7] = np.stack([-steep * dx**2, -2 * steep * dx * dy, -steep * dy**2, np.ones_like(q)], 1)
+        if len(free) > 7:
+            jacobian[:, 7] = a * unit * beta**2 * log - steep * q * np.log(2) * (1 + k) / k
+    return a * unit + sky, jacobian
 
 
 def total(p):
@@ -154,6 +156,7 @@ def psf_image(meta, size=None):
     if fwhm is None:
         raise ValueError("the star table has no FWHM (too few stars), so there is no PSF to draw")
     half = int(size) // 2 if size else int(np.ceil(4 * fwhm))
-    y, x = np.mgrid[-half:half + 1, -half:half + 1].reshape(2, 1, -1)
+    offsets = np.mgrid[-half:half + 1, -half:half + 1].reshape(2, -1)
+    zero = np.zeros(1)
     p = star(fwhm, meta.get("ELLIP") or 0, meta.get("THETA") or 0, meta.get("BETA") or 4)
-    return stars_model(p, x, y).reshape(2 * half + 1, -1).astype("f4")
+    return profiles(p, zero, zero, offsets).reshape(2 * half + 1, -1)

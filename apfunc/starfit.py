@@ -1,46 +1,30 @@
 """Stars on a frame without their neighbours: their pixels, the PSF over the field, their fluxes.
 
 A set of stars is an (n, 8) array of `apfunc.psf` parameters; (y, x) are the pixels about which their stamps of
-`offsets` (dy, dx) are cut; hidden pixels are NaN in a stamp.
+`offsets` (dy, dx) are cut.
 """
 
 import numpy as np
 
 from apfunc import detect, psf
-from apfunc.psf import SKY, SLOPE, XX, XY, YY, A, X, Y
+from apfunc.psf import SLOPE, XX, XY, YY, A, X, Y
 
 PRIOR = 0.25, 0.08  # 1/beta of the atmosphere's images and how much it differs, used when no star is bright enough
 
 
-def pixels(y, x, offsets):
-    """x and y positions (n, pixels) of the stamps."""
-    return x[:, None] + offsets[1], y[:, None] + offsets[0]
-
-
-def without(flat, y, x, offsets, p, noise):
-    """A copy of the frame without the models of the stars; the bright ones are followed to twice the radius."""
-    rest = flat.copy()
-    bright = p[:, A] > 100 * noise
-    wide = psf.disc(2 * offsets[0].max())
-    for rows, at in ((np.flatnonzero(~bright), offsets), (np.flatnonzero(bright), wide)):
+def light(shape, y, x, offsets, p, noise):
+    """A frame that holds the models of the stars alone, without sky; the bright ones followed to twice the radius."""
+    frame, bright = np.zeros(shape, "f4"), p[:, A] > 100 * noise
+    for rows, at in ((np.flatnonzero(~bright), offsets), (np.flatnonzero(bright), psf.disc(2 * offsets[0].max()))):
         for i in range(0, len(rows), 2000):
             k = rows[i:i + 2000]
-            detect.paint(rest, psf.stars_model(p[k], *pixels(y[k], x[k], at)), y[k], x[k], *at)
-    return rest
+            detect.paint(frame, psf.profiles(p[k], y[k], x[k], at), y[k], x[k], at)
+    return frame
 
 
-def alone(flat, hidden, y, x, offsets, p, noise):
-    """Each star's pixels without the other stars (n, pixels), and the others' light there (n, pixels)."""
-    rest = without(flat, y, x, offsets, p, noise)
-    own = psf.stars_model(p, *pixels(y, x, offsets))
-    left = detect.stamps(rest, hidden, y, x, *offsets)
-    return left + own, np.maximum(np.nan_to_num(detect.stamps(flat, hidden, y, x, *offsets) - left) - own, 0), rest
-
-
-def place(flat, hidden, y, x, offsets, p, noise, gain, passes=8):
-    """One round: the stars fitted with the PSF they have (place, height, sky), each without the others."""
-    own, light, _ = alone(flat, hidden, y, x, offsets, p, noise)
-    return psf.fit(own, *pixels(y, x, offsets), p, noise, gain, light, psf.POINT, passes)[0]
+def others(frame, y, x, offsets, p):
+    """What the other stars of a frame of `light` add to each star's pixels (n, pixels)."""
+    return np.maximum(np.nan_to_num(detect.stamps(frame, y, x, offsets)) - psf.profiles(p, y, x, offsets), 0)
 
 
 def field(p, errors, shape, width):
@@ -83,53 +67,47 @@ def shaped(p, model, shape):
     return out
 
 
-def fluxes(p, own, light, x, y, noise, gain):
+def fluxes(p, own, more, y, x, offsets, noise, gain):
     """Flux, its error, its significance over empty sky, height and local sky of each star, its place and PSF given.
 
     flux = sum c d, c = (P - <P>) / sum (P - <P>)^2 times the flux of P: least squares of the profile P and a constant,
     all good pixels of the same weight, so that stars bright and faint are on one scale whatever the PSF.
+    own: the stars' pixels (n, pixels), NaN = left out; more: light of other stars there, which has its photon noise.
     """
     good, unit = np.isfinite(own), p.copy()
     unit[:, A] = 1
-    profile = psf.stars_model(unit, x, y)
+    profile = psf.profiles(unit, y, x, offsets)
     count = np.maximum(good.sum(1), 1)
     mean = np.where(good, profile, 0).sum(1) / count
     lean = np.where(good, profile - mean[:, None], 0)
     c = lean / np.maximum((lean**2).sum(1), 1e-12)[:, None]
     values = np.where(good, own, 0)
-    height = (c * values).sum(1)
+    height = (c * values).sum(1).astype("f8")
     sky = values.sum(1) / count - height * mean
     empty = noise * np.sqrt((c**2).sum(1))
-    photons = np.maximum(height[:, None] * profile + light, 0) / gain if gain else 0
+    photons = np.maximum(height[:, None] * profile + more, 0) / gain if gain else 0
     error = np.sqrt(empty**2 + (c**2 * photons).sum(1))
     area = psf.total(unit)
     return height * area, error * area, height / np.maximum(empty, 1e-12), height, sky
 
 
-def aperture(rest, hidden, y, x, p, clean, width):
-    """Ratio of the light within 4 FWHM (less the ring of 4 to 6) to that of the models, over the `clean` stars, weighted:
-    what makes a flux total.  1 when it cannot be had to 1 %."""
-    y, x, p, offsets = y[clean], x[clean], p[clean], psf.disc(6 * width)
-    if len(p) < 3:
-        return 1.0
-    model = psf.stars_model(p, *pixels(y, x, offsets))
-    left = detect.stamps(rest, hidden, y, x, *offsets)
+def aperture(flat, frame, y, x, p, width):
+    """Ratio of the light within 4 FWHM (less the ring of 4 to 6) to that of the models, weighted over these stars: what
+    makes a flux total.  1 when it cannot be had to 1 %.  frame: the `light` of all stars."""
+    offsets = psf.disc(6 * width)
     inner = np.hypot(*offsets) <= 4 * width
-    lost = np.isnan(left[:, inner]).any(1) | (np.isnan(left[:, ~inner]).mean(1) > 0.5)
-
-    def light(v):
-        return v[:, inner].sum(1) - inner.sum() * np.nanmedian(v[:, ~inner], 1)
-
-    model, left = model[~lost], left[~lost]
-    if len(model) < 3:
+    left = detect.stamps(flat, y, x, offsets) - detect.stamps(frame, y, x, offsets)
+    whole = np.isfinite(left[:, inner]).all(1) & (np.isfinite(left[:, ~inner]).mean(1) > 0.5)
+    if whole.sum() < 3:
         return 1.0
-    ratio, spread = light(left) / light(model), np.nanstd(left[:, ~inner], 1) * inner.sum() ** 0.5 / light(model)
+    left, model = left[whole], psf.profiles(p[whole], y[whole], x[whole], offsets)
+    model = model[:, inner].sum(1) - inner.sum() * np.median(model[:, ~inner], 1)
+    excess = (left[:, inner].sum(1) - inner.sum() * np.nanmedian(left[:, ~inner], 1)) / model
+    spread = np.nanstd(left[:, ~inner], 1) * inner.sum() ** 0.5 / model
     weight = 1 / (spread**2 + 0.01**2)
     for _ in range(5):
-        mean = (weight * ratio).sum() / weight.sum()
-        weight = np.where(np.abs(ratio - mean) < 3 * np.hypot(spread, 0.02), 1 / (spread**2 + 0.01**2), 0)
-        if not weight.any():
-            return 1.0
+        mean = (weight * excess).sum() / max(weight.sum(), 1e-9)
+        weight = np.where(np.abs(excess - mean) < 3 * np.hypot(spread, 0.02), 1 / (spread**2 + 0.01**2), 0)
     return float(np.clip(1 + mean, 0.8, 1.25)) if weight.sum() > 1e4 else 1.0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from apfunc import detect, psf, starfit, trails
 from apfunc import header as hdr
-from apfunc.psf import SKY, SLOPE, A, X, Y
+from apfunc.psf import SLOPE, A, X, Y
 
 # The bits of a star's flags.
 FULL, EDGE, BLEND, DEFECT, SHAPE = 1, 2, 4, 8, 16
@@ -107,29 +107,33 @@ def _measure(flat, bad, full, sky, along, width, sigma, gain):
     y, x = _one_each(full, y[:MANY], x[:MANY], width)
     if along is not None:
         y, x, bad = y[~along[y, x]], x[~along[y, x]], bad | along
-    hidden, offsets = bad | full, psf.disc(max(2.5 * width, 3))
     noise = excess * detect.at_pixels(sky[0], sky[3], sky[1], y, x).astype("f8")
     p = np.repeat(psf.star(width), len(y), 0)
     p[:, [A, X, Y]] = np.stack([np.maximum(flat[y, x], noise), x, y], 1)
-    for _ in range(2):
-        p = starfit.place(flat, hidden, y, x, offsets, p, noise, gain)
-    own, light, _ = starfit.alone(flat, hidden, y, x, offsets, p, noise)
-    best = _clean(own, light, p, y, x, noise, offsets, width)
-    free, errors, _ = psf.fit(own[best], *starfit.pixels(y[best], x[best], offsets), p[best], noise[best], gain,
-                              light[best], psf.ALL)
-    model = starfit.field(free, errors, flat.shape, width)
-    for _ in range(2):
-        p = starfit.shaped(p, model, flat.shape) if model else p
-        p = starfit.place(flat, hidden, y, x, offsets, p, noise, gain)
-        own, light, rest = starfit.alone(flat, hidden, y, x, offsets, p, noise)
-        columns, keep = _judged(own, light, p, y, x, noise, gain, offsets, sigma, width, flat.shape, bad, full)
-        p, y, x, noise, own, light = (v[keep] for v in (p, y, x, noise, own, light))
-        columns = {name: values[keep] for name, values in columns.items()}
+    flat[bad | full] = np.nan
+    offsets = psf.disc(max(2.5 * width, 3))
+    at, pixels = (y, x, offsets), detect.stamps(flat, y, x, offsets)
+    p = psf.fit(pixels, *at, p, noise, free=psf.POINT, passes=3, near=0.1)[0]
+    for turn in range(3):
+        more = starfit.others(starfit.light(flat.shape, *at, p, noise), *at, p)
+        if turn == 0:
+            best = _clean(pixels, more, p, noise, offsets, width)
+            free, errors, _ = psf.fit(pixels[best], y[best], x[best], offsets, p[best], noise[best], gain, free=psf.ALL)
+            model = starfit.field(free, errors, flat.shape, width)
+            p, again = starfit.shaped(p, model, flat.shape) if model else p, np.arange(len(p))
+        else:  # those with neighbours once more
+            again = np.flatnonzero(more.sum(1) > 0.02 * np.abs(np.nansum(pixels, 1)))
+        p[again] = psf.fit(pixels[again] - more[again], y[again], x[again], offsets, p[again], noise[again], gain,
+                           more[again], psf.POINT, 6)[0]
+    frame = starfit.light(flat.shape, *at, p, noise)
+    more = starfit.others(frame, *at, p)
+    columns, keep = _judged(pixels - more, more, p, *at, noise, gain, sigma, width, bad, full)
+    p, y, x = p[keep], y[keep], x[keep]
     columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
-    clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))
+    clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
     about = {}
     if len(clean):
-        about["APCOR"] = round(starfit.aperture(rest, hidden, y, x, p, clean[:200], width), 5)
+        about["APCOR"] = round(starfit.aperture(flat, frame, y[clean], x[clean], p[clean], width), 5)
         columns["flux"], columns["fluxerr"] = columns["flux"] * about["APCOR"], columns["fluxerr"] * about["APCOR"]
     return p, columns, about | _psf(p, columns, clean)
 
@@ -138,60 +142,53 @@ def _one_each(full, y, x, width):
     """The peaks, those in and beside saturated pixels replaced by one for each group of such pixels."""
     if not full.any():
         return y, x
-    apart = ~np.nan_to_num(detect.stamps(full, None, y, x, *psf.disc(0.7 * width))).any(1)
+    apart = ~(detect.stamps(full, y, x, psf.disc(0.7 * width)) > 0).any(1)
     cy, cx, _ = detect.saturated(full)
     return (np.concatenate([np.rint(c).astype(int), v[apart]]) for c, v in ((cy, y), (cx, x)))
 
 
-def _clean(own, light, p, y, x, noise, offsets, width):
+def _clean(pixels, more, p, noise, offsets, width):
     """The brightest stars, up to 200, that nothing disturbs: all their pixels good, hardly any light of others."""
     near = np.hypot(*offsets) <= 1.5 * width
-    whole = np.isfinite(own[:, near]).all(1)
-    alone = (light[:, near]).sum(1) < 0.05 * np.maximum(np.nan_to_num(own[:, near]).sum(1), 1e-9)
-    good = np.flatnonzero(whole & alone & (p[:, A] > 5 * noise))
+    whole = np.isfinite(pixels[:, near]).all(1) & (more[:, near].sum(1) < 0.05 * pixels[:, near].sum(1))
+    good = np.flatnonzero(whole & (p[:, A] > 5 * noise))
     best = good[np.argsort(-p[good, A], kind="stable")[:200]]
     bright = p[best, A] > 25 * noise[best]
     return best[bright] if bright.sum() > 5 else best[:10]
 
 
-def _judged(own, light, p, y, x, noise, gain, offsets, sigma, width, shape, bad, full):
-    """Columns of the stars, and which of them are stars."""
-    at = starfit.pixels(y, x, offsets)
-    flux, error, sure, height, local = starfit.fluxes(p, own, light, *at, noise, gain)
-    free, _, _ = psf.fit(own, *at, p, noise, gain, light, psf.SHAPE)
+def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, bad, full):
+    """Columns of the stars that are stars, and which they are, brightest first."""
+    at = y, x, offsets
+    flux, error, sure, height, local = starfit.fluxes(p, own, more, *at, noise, gain)
+    free, _, least2 = psf.fit(own, *at, p, noise, gain, more, psf.SHAPE, 8, 0.01)
+    point2 = psf.fit(own, *at, p, noise, gain, more, psf.POINT, 0)[2]
     fwhm, ellipticity, theta = psf.shape(free)
     point, flatness, _ = psf.shape(p)
-    model = psf.stars_model(p, *at)
-    variance = noise[:, None] ** 2 + ((np.maximum(model, 0) + light) / gain if gain else 0)
-
-    def chi2(p, model):
-        return np.nansum((own - model - p[:, SKY, None]) ** 2 / variance, 1)
-
-    gained = chi2(p, model) - chi2(free, psf.stars_model(free, *at))
+    gained = point2 - least2  # of chi2, by a shape of its own
     minor, major = fwhm * np.sqrt(1 - ellipticity), fwhm / np.sqrt(1 - ellipticity)
     least, most = point * np.sqrt(1 - flatness), point / np.sqrt(1 - flatness)
     distance = np.hypot(*offsets)
-    outside = np.isnan(detect.stamps(full, None, y, x, *offsets))
-    burnt = np.nan_to_num(detect.stamps(full, None, y, x, *offsets)) > 0
-    broken = np.nan_to_num(detect.stamps(bad, None, y, x, *offsets)) > 0
-    burnt, broken = burnt[:, distance <= 1.5 * width].any(1), broken[:, distance <= 1.2 * width].any(1)
-    middle = distance <= 0.5
-    share = (light * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
+    core = distance <= 1.5 * width
+    burnt, broken = (detect.stamps(plane, *at) for plane in (full, bad))
+    edge, burnt = np.isnan(burnt[:, core]).any(1), (burnt[:, core] > 0).any(1)
+    broken = (broken[:, distance <= 1.2 * width] > 0).any(1)
+    model = psf.profiles(p, *at)
+    share = (more * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
     strange = (gained > 25) & ((fwhm > 1.3 * point) | (major > 1.5 * most) | (minor < 0.75 * least))
-    flags = (FULL * burnt + EDGE * outside[:, distance <= 1.5 * width].any(1) + BLEND * (share > 0.1) + DEFECT * broken
-             + SHAPE * (strange & ~burnt))
-    inside = (p[:, X] > -0.5) & (p[:, X] < shape[1] - 0.5) & (p[:, Y] > -0.5) & (p[:, Y] < shape[0] - 0.5)
-    sharp = (gained > 16) & (minor < 0.65 * least) & ~burnt
-    wide = (gained > 16) & (minor > 1.6 * point) & ~burnt
-    keep = inside & (sure >= sigma) & (height > 0.15 * light[:, middle].mean(1)) & ~sharp & ~wide
+    flags = FULL * burnt + EDGE * edge + BLEND * (share > 0.1) + DEFECT * broken + SHAPE * (strange & ~burnt)
+    inside = (np.abs(p[:, X] / full.shape[1] - 0.5) <= 0.5) & (np.abs(p[:, Y] / full.shape[0] - 0.5) <= 0.5)
+    sharp, wide = (gained > 16) & (minor < 0.65 * least) & ~burnt, (gained > 16) & (minor > 1.6 * point) & ~burnt
+    keep = inside & (sure >= sigma) & (height > 0.15 * more[:, distance <= 0.5].mean(1)) & ~sharp & ~wide
     keep &= np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)
     order = np.argsort(-flux, kind="stable")
     keep = order[keep[order]]
     odd = ~np.isfinite(fwhm) | (fwhm > 4 * width) | (fwhm < 0.2)
     fwhm, ellipticity, theta = (np.where(odd, np.nan, v) for v in (fwhm, ellipticity, theta))
-    peak = np.where(np.isfinite(own), own, -np.inf)[:, distance <= 1.5].max(1)
-    return {"flux": flux, "fluxerr": error, "fwhm": fwhm, "ellipticity": ellipticity, "theta": theta, "peak": peak,
-            "snr": flux / np.maximum(error, 1e-12), "flags": flags.astype("i2"), "sky": local}, keep
+    peak = np.where(np.isfinite(own), own + more, -np.inf)[:, distance <= 1.5].max(1)
+    columns = {"flux": flux, "fluxerr": error, "fwhm": fwhm, "ellipticity": ellipticity, "theta": theta, "peak": peak,
+               "snr": flux / np.maximum(error, 1e-12), "flags": flags, "sky": local}
+    return {name: values[keep] for name, values in columns.items()}, keep
 
 
 def _psf(p, columns, clean):
