@@ -6,16 +6,14 @@ with the truth beside it in ``truth/``.  The same field is the same sky and the 
 
 import os
 from datetime import date as day
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 
 from apfunc import sensor as ccd
-from apfunc import sky
-from apfunc.names import safe
+from apfunc import schedule, sky
+from apfunc.schedule import SITE, view
 
-SITE = {"SITELAT": "+32 54 11", "SITELONG": "-105 31 43"}
-LATITUDE, LONGITUDE = 32.90331, -105.52879
 DEFAULTS = dict(
     # the field, and how the camera sees it
     object="NGC 6888", ra=303.03, dec=38.36, size=1024, scale=None, aperture=None, angle=3.7, mirror=1, distortion=2.5, dither=18.0,
@@ -34,7 +32,7 @@ def night(seed=1, **options):
     `frames` yields ``(file name, uint16 image [adu], header)`` one at a time.  `truth` is a dict:
     settings  every option, and what follows from them (area [cm2], scale [arcsec/pixel], …)
     frames    Table, a row a frame: name, kind, filter, exptime, date_obs (UT), temp; of lights also ra, dec (true
-              centre), angle, pier, airmass, altitude, fwhm [pix], ellipticity, theta, transparency (1 = clear), factor
+              centre), angle, pier, airmass, altitude, fwhm [pix] (and fwhm_sampled: pixel included), ellipticity, theta, transparency (1 = clear), factor
               (all that the air lets through, extinction included), sky [electron/pix], level and the verdict to be expected
     stars     Table: id, ra, dec, mag, colour and rate_FILTER [electron/s above the atmosphere]
     wcs       Table: name, x, y, ra, dec: where pixels of each light really are
@@ -46,7 +44,7 @@ def night(seed=1, **options):
     trails, defocused: how many lights, dealt out over the filters; anchors: table ra, dec, mag of real stars.
     """
     settings = _settings(seed, options)
-    truth = {"settings": settings, "frames": _frames(settings)}
+    truth = {"settings": settings, "frames": schedule.frames(settings)}
     truth["stars"] = _stars(settings)
     truth["wcs"] = _grid(settings, truth["frames"])
     maps = _maps(settings)
@@ -78,138 +76,6 @@ def _settings(seed, options):
     return s
 
 
-# --------------------------------------------------------------------------------------------------- the night
-
-def _frames(s):
-    """The table of frames: calibration frames at dusk, then the lights, filter after filter in turn."""
-    from astropy.table import Table
-    rows = []
-    dusk = _local_midnight(s) - timedelta(hours=6)
-    clock = dusk - timedelta(hours=2)
-    for kind, exptime, count in [("bias", 0.037, s["biases"])] + [("dark", t, s["darks"]) for t in sorted(set(s["exptimes"].values()))]:
-        for i in range(count):
-            rows.append(_row(s, len(rows), kind, "", exptime, clock, i))
-            clock += timedelta(seconds=exptime + 12)
-    for f in s["filters"]:
-        for i in range(s["flats"]):
-            rows.append(_row(s, len(rows), "flat", f, round(3 + 0.7 * i, 2), dusk, i))
-            dusk += timedelta(seconds=20)
-    lights = [(f, i) for i in range(s["lights"]) for f in s["filters"]]
-    total = sum(s["exptimes"][f] + 15 for f, _ in lights) / 3600
-    length, start = max(s["span"], total), _start(s, max(s["span"], total))
-    gap, clock = (length - total) * 3600 / max(len(lights) - 1, 1), start
-    special = _special(s)
-    for number, (f, i) in enumerate(lights):
-        row = _row(s, len(rows), "light", f, s["exptimes"][f], clock, i)
-        rows.append(_view(s, row, special.get((f, i), ""), number >= len(lights) / 2))
-        clock += timedelta(seconds=s["exptimes"][f] + 15 + gap)
-    names = list(rows[-1] if lights else rows[0])
-    table = Table({n: [r.get(n, "" if isinstance(rows[-1][n], str) else np.nan) for r in rows] for n in names})
-    for name, unit in {"exptime": "s", "temp": "deg_C", "ra": "deg", "dec": "deg", "angle": "deg", "altitude": "deg", "fwhm": "pix",
-                       "theta": "deg", "sky": "electron/pix"}.items():
-        if name in names:
-            table[name].unit = unit
-    return table
-
-
-def _local_midnight(s):
-    """UT of the middle of the night at the site (mean sun)."""
-    return datetime.combine(day.fromisoformat(s["date"]) + timedelta(days=1), datetime.min.time()) - timedelta(hours=LONGITUDE / 15)
-
-
-def _start(s, length):
-    """UT of the first light: so that the target culminates in the middle, as far as the night allows."""
-    midnight = _local_midnight(s)
-    hour_angle = (_hour_angle(s["ra"], s["dec"], midnight)[0] + 180) % 360 - 180
-    shift = float(np.clip(-hour_angle / 15.041, -max(0, 3.4 - length / 2), max(0, 3.4 - length / 2)))
-    return (midnight + timedelta(hours=shift - length / 2)).replace(microsecond=0)
-
-
-def _hour_angle(ra, dec, when):
-    """Hour angle and declination of date [deg] at the site: IAU 1976 precession and mean sidereal time (20 arcsec)."""
-    days = (when - datetime(2000, 1, 1, 12)).total_seconds() / 86400
-    t = days / 36525
-    zeta, z, theta = (np.radians(np.polyval(c, t) / 3600) for c in ((0.017998, 0.30188, 2306.2181, 0), (0.018203, 1.09468, 2306.2181, 0),
-                                                                    (-0.041833, -0.42665, 2004.3109, 0)))
-    a, d = np.radians(ra) + zeta, np.radians(dec)
-    x = np.cos(theta) * np.cos(d) * np.cos(a) - np.sin(theta) * np.sin(d)
-    ra_now = np.degrees(np.arctan2(np.cos(d) * np.sin(a), x) + z)
-    dec_now = np.degrees(np.arcsin(np.sin(theta) * np.cos(d) * np.cos(a) + np.cos(theta) * np.sin(d)))
-    return (280.46061837 + 360.98564736629 * days + LONGITUDE - ra_now) % 360, dec_now
-
-
-def _altitude(ra, dec, when):
-    hour_angle, dec = np.radians(_hour_angle(ra, dec, when))
-    lat = np.radians(LATITUDE)
-    return np.degrees(np.arcsin(np.sin(lat) * np.sin(dec) + np.cos(lat) * np.cos(dec) * np.cos(hour_angle)))
-
-
-def _airmass(altitude):
-    """Young 1994 (Applied Optics 33, 1108), of the true altitude [deg]."""
-    c = np.sin(np.radians(altitude))
-    return (1.002432 * c**2 + 0.148386 * c + 0.0096467) / (c**3 + 0.149864 * c**2 + 0.0102963 * c + 0.000303978)
-
-
-def _special(s):
-    """Which (filter, number) is clouded, trailed or defocused; dealt out over the filters."""
-    found = {}
-    for kind, count, first, turn in (("clouded", s["clouded"], 1, 0), ("trail", s["trails"], 2, 1), ("defocused", s["defocused"], 3, 0)):
-        for k in range(count):
-            f = s["filters"][(k + turn) % len(s["filters"])]
-            free = [i % s["lights"] for i in range(first + k // len(s["filters"]), first + 2 * s["lights"]) if (f, i % s["lights"]) not in found]
-            if free:
-                found[f, free[0]] = kind
-    return found
-
-
-def _row(s, index, kind, name, exptime, when, number):
-    """The part of a frame's row that all kinds have."""
-    rng = np.random.default_rng([s["seed"], 21, index])
-    local = when + timedelta(hours=round(LONGITUDE / 15))
-    stamp, bin, who = local.strftime("%Y%m%d-%H%M%S"), f"BIN{s['binning']}", f"{s['telescope']}-{s['user']}"
-    library = f"LD{stamp[:8]}-LT{stamp[9:]}-{bin}.fit"
-    file = {"bias": f"{who}-Bias-{library}", "dark": f"{who}-Dark-{exptime:g}-{library}",
-            "flat": f"{s['telescope']}_{name}_{s['binning']}x{s['binning']}_skyflat{number}.fit", "light": f"{stamp}-{name}-{bin}"}[kind]
-    dark_ends = 0.001 if kind == "dark" and number % 3 == 2 else 0.0  # 119.999 s, as real darks have
-    return {"name": file, "kind": kind, "filter": name, "exptime": exptime - dark_ends, "number": number + 1, "index": index,
-            "date_obs": when.isoformat(timespec="milliseconds"), "temp": round(s["temperature"] + 0.08 * rng.standard_normal(), 3),
-            "level": float(rng.uniform(17000, 31000)) if kind == "flat" else np.nan}
-
-
-def _view(s, row, special, late):
-    """A light's row: where it looks, through which air, how sharp."""
-    rng = np.random.default_rng([s["seed"], 22, row["index"]])
-    middle = datetime.fromisoformat(row["date_obs"]) + timedelta(seconds=row["exptime"] / 2)
-    altitude = _altitude(s["ra"], s["dec"], middle)
-    west = _hour_angle(s["ra"], s["dec"], middle)[0] < 180
-    pier = "W" if (late if s["flip"] else west) else "E"
-    airmass = float(_airmass(altitude))
-    clear = 1 - abs(0.015 * rng.standard_normal())
-    transparency = clear * {"clouded": 0.3}.get(special, 1)
-    f, x = sky.facts(row["filter"]), max(airmass, 1)
-    glow = f["zero"] * s["area"] * 10**(-0.4 * f["sky"]) * s["scale"]**2 * x**0.5 * (1 + 0.04 * rng.standard_normal())
-    error = np.array([0.8, -0.6]) * min(s["pointing"] / 60, 0.08 * s["field"])
-    step = rng.uniform(-1, 1, 2) * s["dither"] * s["scale"] / 3600
-    name = f"raw-{s['telescope']}-{s['user']}-{safe(s['object'])}-{row['name']}-{pier}-{row['exptime']:03.0f}-{row['number']:03d}.fit"
-    theta, ellipticity = rng.uniform(0, 180), 0.02 + 0.05 * rng.random()
-    seeing = s["fwhm"] * x**0.6 * (1 + 0.05 * abs(rng.standard_normal()))
-    return row | {
-        "name": name, "ra": s["ra"] + (error[0] + step[0]) / np.cos(np.radians(s["dec"])), "dec": s["dec"] + error[1] + step[1],
-        "angle": (s["angle"] + 0.03 * rng.standard_normal() + 180 * (pier == "W")) % 360, "pier": pier, "airmass": airmass,
-        "altitude": float(altitude), "fwhm": seeing * (2.4 if special == "defocused" else 1), "ellipticity": ellipticity, "theta": theta,
-        "transparency": transparency, "factor": transparency * 10**(-0.4 * f["extinction"] * x),
-        "sky": float(glow * row["exptime"] * (1.6 if special == "clouded" else 1)), "gradient": float(0.04 * rng.standard_normal()),
-        "special": special, "verdict": "reject" if special in ("clouded", "defocused") else "accept"}
-
-
-def view(s, row):
-    """The geometry of a light for `sky.to_pixel`, `sky.to_sky` and `sky.shape_at`, from settings and the frame's row."""
-    rows, columns = s["shape"]
-    corner = float(np.hypot(rows, columns) / 2)
-    return {"x0": (columns - 1) / 2 + 3.0, "y0": (rows - 1) / 2 - 2.0, "corner": corner, "scale": s["scale"], "mirror": s["mirror"],
-            "distortion": s["distortion"] / corner} | {k: float(row[k]) for k in ("ra", "dec", "angle", "fwhm", "ellipticity", "theta")}
-
-
 # --------------------------------------------------------------------------------------------------- the truth
 
 def _stars(s):
@@ -221,7 +87,7 @@ def _stars(s):
 
 
 def _maps(s):
-    cells = int(np.clip(max(s["shape"]) * 0.7, 256, 1400))
+    cells = int(np.clip(max(s["shape"]) * 0.7, 64, 2200))
     return sky.extended(1.35 * s["field"], s["sky_seed"], cells, s["galaxy"])
 
 
@@ -260,7 +126,8 @@ def row_of(truth, name):
 
 
 def star_truth(truth, name):
-    """Table of the stars in a light: id, x, y [0-based], flux [electron in the exposure], mag, fwhm [pix], ellipticity, theta."""
+    """Table of the stars in a light: id, x, y [0-based], flux [electron in the exposure, flat field aside], mag, fwhm [pix; of
+    the light that falls in, and as the pixels sample it], ellipticity, theta [deg, from +x to +y]."""
     from astropy.table import Table
     s, row, stars = truth["settings"], row_of(truth, name), truth["stars"]
     x, y = sky.to_pixel(view(s, row), stars["ra"], stars["dec"])
@@ -268,8 +135,9 @@ def star_truth(truth, name):
     near = (x > -150) & (x < columns + 150) & (y > -150) & (y < rows + 150)
     fwhm, ellipticity, theta = sky.shape_at(view(s, row), x[near], y[near])
     flux = stars[f"rate_{row['filter']}"][near] * row["factor"] * row["exptime"]
-    return Table([stars["id"][near], x[near], y[near], flux, stars["mag"][near], fwhm, ellipticity, theta],
-                 names=("id", "x", "y", "flux", "mag", "fwhm", "ellipticity", "theta"), units=(None, "pix", "pix", "electron", "mag", "pix", None, "deg"))
+    return Table([stars["id"][near], x[near], y[near], flux, stars["mag"][near], fwhm, sky.sampled(fwhm, s["beta"]), ellipticity, theta],
+                 names=("id", "x", "y", "flux", "mag", "fwhm", "fwhm_sampled", "ellipticity", "theta"),
+                 units=(None, "pix", "pix", "electron", "mag", "pix", "pix", None, "deg"))
 
 
 def cosmic_truth(truth, name):
