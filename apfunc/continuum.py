@@ -1,0 +1,221 @@
+"""Continuum subtraction: what a narrow band shows beyond the stars and the starlight.
+
+    line = (narrow - sky) - s * (broad - sky),   the sharper of the two convolved to the other's PSF first
+
+The scale s is measured twice: from the fluxes of the stars, and from the pixels, as the s that leaves least of the
+fine structure of the broad band in the difference.  Both go into the header with their errors, and how they agree.
+"""
+
+import numpy as np
+
+from apfunc import psfmatch, starflux
+from apfunc.header import history, number, text
+
+AGREE = 3.0   # sigmas between the two scales above which they disagree
+FEWEST = 3    # stars for a scale from stars
+LEFT = 0.2    # share of the PSF's effect on the scale that matching may leave; goes into the error
+
+
+def continuum(line, cont, scale=None, stars=None, match=True):
+    """The image of a narrow band without its continuum: ``(data, header)``.
+
+    line, cont  images (data, header) of the narrow and the broad band on one grid [adu]; NaN = no value, and none in
+            the result.  Values at or above the header's SATURATE are no measurement: NaN in the result.
+    scale   broad band to narrow band factor by hand; the two estimates are still made and reported.
+    stars   Table of stars (x, y, flags; see apfunc.stars) to use instead of those found here.
+    match   False: leave the PSFs as they are.
+
+    Returns float32 data in the units of `line`, sky at zero.  Header: a copy of the line's, with CONTSCAL and CONTSERR
+    (the factor used and its error), CONTSRC (stars, pixels or given), CONTSTAR and CONTSTER (factor from stars,
+    error), CONTNST (stars), CONTPIX and CONTPXER (factor from pixels, error), CONTDIFF (their difference in sigmas),
+    CONTAGRE (do they agree), CONTRESI (mean flux left in the stars, as a share of their continuum flux), CONTSKYL and
+    CONTSKYC (skies removed), CONTCONV (which was convolved: line, continuum or none), CONTFWL and CONTFWC (FWHM
+    before), CONTFILE and CONTFILT (the broad band's RAWFILE and FILTER).  A value that could not be had is absent.
+    EGAIN, RDNOISE and SATURATE, which no longer describe the pixels, are dropped.  CONTSRC "pixels" means that there
+    were fewer than three stars.
+
+    Raises ValueError when the grids differ, or when no scale can be measured and none is given.
+
+    Star ratios as in e.g. Waller (1990, PASP 102, 1217); on checking such scales by the pixels, Hong et al. (2014, PASP
+    126, 79); PSF matching as in apfunc.psfmatch.
+    """
+    _same_grid(line, cont)
+    header = line[1].copy()
+    (one, skyl, noisel), (two, skyc, noisec) = (_sky_free(image) for image in (line, cont))
+    gains = [number(image[1], "EGAIN") for image in (line, cont)]
+    x, y = _places(one, two, noisel, noisec, stars)
+    shapes = [psfmatch.profile(d, x[:100], y[:100], n, g) for d, n, g in zip((one, two), (noisel, noisec), gains)]
+    widths = [np.nan if p is None else psfmatch.fwhm(p) for p in shapes]
+    radius = float(np.clip(1.5 * np.nanmax([3.0 if np.isnan(widths).all() else 0.0, *widths]), 2.5, 15))
+    before, measured = _from_stars(one, two, x, y, radius, gains)
+    convolved = "none"
+    if match and not any(p is None for p in shapes):
+        one, two, convolved = _matched(one, two, x, y, shapes, widths, (noisel, noisec), radius)
+
+    by_stars, measured = _from_stars(one, two, x, y, radius, gains)
+    by_pixels = _from_pixels(one, two, radius)
+    unmatched = LEFT * np.nan_to_num(by_stars[0] - before[0])
+    by_stars, by_pixels = ((s, np.hypot(error, unmatched)) for s, error in (by_stars, by_pixels))
+    s, error, source = _choice(scale, by_stars, by_pixels, len(measured[0]))
+    out = one - np.float32(s) * two
+    out -= np.float32(starflux.sky(out)[0])  # without stars in it, the sky shows more truly
+
+    _describe(header, cont[1], s, error, source, by_stars, by_pixels, measured)
+    for key, value, comment in (
+            ("CONTSKYL", skyl, "[adu] sky removed from the narrow band"), ("CONTSKYC", skyc, "[adu] sky removed from the broad band"),
+            ("CONTFWL", widths[0], "[pixel] FWHM of the narrow band"), ("CONTFWC", widths[1], "[pixel] FWHM of the broad band")):
+        _put(header, key, value, comment)
+    header["CONTCONV"] = (convolved, "image convolved to match the PSFs")
+    for key in ("EGAIN", "RDNOISE", "SATURATE"):
+        header.remove(key, ignore_missing=True)
+    history(header, "continuum", scale=float(s), source=source, convolved=convolved)
+    return out, header
+
+
+def _same_grid(line, cont):
+    (a, one), (b, two) = line, cont
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"the images are {a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]} pixels; resample both to one grid")
+    if not np.isfinite(a).any() or not np.isfinite(b).any():
+        raise ValueError("one of the images holds no value at all; check its stack")
+    for key, tolerance in (("CRVAL1", 1e-5), ("CRVAL2", 1e-5), ("CRPIX1", 0.05), ("CRPIX2", 0.05), ("CD1_1", 1e-8), ("CD2_2", 1e-8)):
+        p, q = number(one, key), number(two, key)
+        if p is not None and q is not None and abs(p - q) > tolerance:
+            raise ValueError(f"the images are on different grids ({key} is {p:g} and {q:g}); resample both to one grid")
+
+
+def _sky_free(image):
+    """Data without sky and saturated pixels, the sky, and the noise of a sky pixel."""
+    data, header = np.asarray(image[0], "f4"), image[1]
+    sky, noise = starflux.sky(data)
+    saturate = number(header, "SATURATE")
+    out = data - np.float32(sky)
+    out[~np.isfinite(out)] = np.nan
+    if saturate is not None:
+        out[data >= saturate] = np.nan
+    return out, sky, noise
+
+
+def _places(one, two, noisel, noisec, stars):
+    """Integer positions of the stars, those of the table or those seen in the sum of both, brightest first."""
+    if stars is not None:
+        good = np.asarray(stars["flags"] == 0) if "flags" in stars.colnames else np.ones(len(stars), bool)
+        x, y = (np.rint(np.asarray(stars[c], "f8")[good]).astype(int) for c in ("x", "y"))
+        inside = (x >= 12) & (y >= 12) & (x < one.shape[1] - 12) & (y < one.shape[0] - 12)
+        return x[inside][:starflux.MOST], y[inside][:starflux.MOST]
+    both = one / max(noisel, 1e-9) + two / max(noisec, 1e-9)
+    return starflux.peaks(both, np.sqrt(2))
+
+
+def _matched(one, two, x, y, shapes, widths, noises, radius):
+    """Both images with one PSF, and which of them was convolved for it."""
+    flux, error = np.array([starflux.fluxes(d, x, y, radius) for d in (one, two)]).transpose(1, 0, 2)
+    half = np.array([starflux.fluxes(d, x, y, radius / 2)[0] for d in (one, two)])
+    good = starflux.good_stars(flux, error, half)
+    a, b = (0, 1) if widths[0] <= widths[1] else (1, 0)
+    kernel = psfmatch.kernel((one, two)[a], (one, two)[b], x[good], y[good], (shapes[a], shapes[b]), flux[[a, b]][:, good],
+                             (noises[a], noises[b]))
+    soft = psfmatch.convolve((one, two)[a], kernel)
+    return (soft, two, "line") if a == 0 else (one, soft, "continuum")
+
+
+def _from_stars(one, two, x, y, radius, gains):
+    """(scale, error) from the stars, and (line flux, continuum flux, error) of those used."""
+    if len(x) == 0:
+        return (np.nan, np.nan), (np.zeros(0),) * 3
+    (fl, el), (fc, ec) = (starflux.fluxes(d, x, y, radius, g) for d, g in ((one, gains[0]), (two, gains[1])))
+    half = np.array([starflux.fluxes(d, x, y, radius / 2)[0] for d in (one, two)])
+    flux, error = np.array([fl, fc]), np.array([el, ec])
+    good = starflux.good_stars(flux, error, half, (2, 5))
+    s, _, _ = starflux.slope(fc[good], ec[good], fl[good], el[good])
+    # the faint ones are chosen by what they should show in the line band, not by what noise made of it
+    good = starflux.good_stars(flux, error, half, (-np.inf, 5)) & (s * fc > 4 * el)
+    s, error, used = starflux.slope(fc[good], ec[good], fl[good], el[good])
+    return (s, error), tuple(v[good][used] for v in (fl, fc, el))
+
+
+def _from_pixels(one, two, radius):
+    """(scale, error): regression of the fine structure of the line image on that of the continuum image.
+
+    Fine structure is what rises above a box of 8 radii; it is taken where the smoothed continuum has much of
+    it, in stars, galaxies or dust alike.  Line emission is an outlier there, and left out.  The error is
+    that of the medians over nine parts of the field, or the formal one when it is larger.
+    """
+    from apfunc.background import separable
+    bad = ~(np.isfinite(one) & np.isfinite(two))
+    size = int(round(2 * radius))
+    share = separable((~bad).astype("f4"), np.ones(size + 1)) + 1e-3
+    core = np.ones(2) / 3
+    fine, rough = [], []
+    for data in (one, two):
+        filled = np.where(bad, 0, data).astype("f4")
+        soft = separable(filled, core)
+        wide = separable(filled, np.ones(size + 1)) / share
+        rough.append(soft - wide)
+        fine.append(soft - wide)
+    noises = [1.4826 * np.median(np.abs(f[::3, ::3] - np.median(f[::3, ::3]))) for f in fine]
+    if not min(noises) > 0:
+        return np.nan, np.nan
+    edge = size
+    near = separable(bad.astype("f4"), np.ones(int(radius) + 1)) > 0.5
+    chosen = (rough[1] > 8 * noises[1]) & ~near
+    chosen[:edge] = chosen[-edge:] = chosen[:, :edge] = chosen[:, -edge:] = False
+    py, px = np.nonzero(chosen)
+    if len(py) < 30:
+        return np.nan, np.nan
+    if len(py) > 20000:
+        keep = np.argsort(-rough[1][py, px], kind="stable")[:20000]
+        py, px = py[keep], px[keep]
+    b, a = fine[1][py, px], fine[0][py, px]
+    s, formal, used = starflux.slope(b, np.full(len(b), noises[1]), a, np.full(len(a), noises[0]), clip=3.0, start=0.3, most=0.2)
+    part = (3 * py // one.shape[0]) * 3 + 3 * px // one.shape[1]
+    ratios, weights = [], []
+    for k in np.unique(part[used]):
+        rest = used & (part != k)
+        if rest.sum() > 10:
+            ratios.append((a[rest] * b[rest]).sum() / (b[rest]**2).sum())
+    n = len(ratios)
+    spread = np.sqrt((n - 1) / n * np.sum((np.array(ratios) - np.mean(ratios))**2)) if n > 2 else 3 * formal
+    return s, float(max(formal, spread))
+
+
+def _choice(scale, by_stars, by_pixels, count):
+    if scale is not None:
+        if not np.isfinite(scale):
+            raise ValueError("the scale must be a finite number")
+        return float(scale), None, "given"
+    if count >= FEWEST and np.isfinite(by_stars[0]):
+        return *by_stars, "stars"
+    if np.isfinite(by_pixels[0]):  # too few stars to be sure: where they differ from the pixels, the error says so
+        return by_pixels[0], float(np.hypot(by_pixels[1], np.nan_to_num(by_stars[0] - by_pixels[0]))), "pixels"
+    if np.isfinite(by_stars[0]):
+        return *by_stars, "stars"
+    raise ValueError("too few stars common to both images to measure the scale of the continuum; give --scale")
+
+
+def _describe(header, cont, s, error, source, by_stars, by_pixels, measured):
+    fl, fc, el = measured
+    _put(header, "CONTSCAL", s, "continuum scale factor used")
+    _put(header, "CONTSERR", error, "its error")
+    header["CONTSRC"] = (source, "where the factor comes from")
+    _put(header, "CONTSTAR", by_stars[0], "factor from the stars")
+    _put(header, "CONTSTER", by_stars[1], "its error")
+    header["CONTNST"] = (len(fl), "stars used")
+    _put(header, "CONTPIX", by_pixels[0], "factor from the pixels")
+    _put(header, "CONTPXER", by_pixels[1], "its error")
+    difference = (by_stars[0] - by_pixels[0]) / np.hypot(by_stars[1], by_pixels[1])
+    if np.isfinite(difference):
+        _put(header, "CONTDIFF", difference, "[sigma] stars - pixels")
+        header["CONTAGRE"] = (bool(abs(difference) <= AGREE), "do the two factors agree")
+    if len(fl):
+        weight = (s * fc / el)**2
+        _put(header, "CONTRESI", np.average((fl - s * fc) / (s * fc), weights=weight) if s else None,
+             "mean flux left in stars, of continuum flux")
+    for key, name, comment in (("CONTFILE", "RAWFILE", "the broad band"), ("CONTFILT", "FILTER", "filter of the broad band")):
+        if text(cont, name):
+            header[key] = (text(cont, name), comment)
+
+
+def _put(header, key, value, comment):
+    if value is not None and np.isfinite(value):
+        header[key] = (float(f"{value:.7g}"), comment)

@@ -1,0 +1,187 @@
+"""The kernel that makes the stars of a sharp image look like those of a blurred one, and the convolution with it.
+
+    K = M + sum of c_k B_k      FT(M) = FT(blurred Moffat) / FT(sharp Moffat)
+
+M is the quotient of the two Moffat profiles that fit the stars of the two images; its wings reach as far as theirs.  The
+B_k (Gaussians of several widths times low polynomials, each of zero sum) mend what a Moffat profile cannot, by least
+squares over the cut-outs of the stars, sharp * K = blurred (Alard & Lupton 1998, ApJ 503, 325), with a prior that keeps
+the c_k at zero where the stars are too few or too faint to tell.  The sum of K is one: fluxes stay.
+"""
+
+import numpy as np
+
+from apfunc import psf
+from apfunc.starflux import cutouts, median
+
+PRIOR = 0.1          # expected size of the coefficients, relative to the sum of the kernel
+SLOPE = (0.28, 0.1)  # 1/beta of stars under a usual sky, and how much it varies
+
+
+def profile(data, x, y, noise, gain=None, width=3.5):
+    """The Moffat profile of the stars at integer (x, y), as a row (1, 8) of apfunc.psf with unit flux; None without stars.
+
+    noise: of a sky pixel [adu]; gain [electron/adu] or None; width: a guess of the FWHM [pixel].  The mean over
+    the stars, each weighted by its errors.
+    """
+    radius = float(np.clip(3 * width, 6, 16))
+    dy, dx = psf.disc(radius)
+    cut, _ = cutouts(data, x, y, int(np.ceil(radius)))
+    side = 2 * int(np.ceil(radius)) + 1
+    values = cut.reshape(-1, side, side)[:, dy + side // 2, dx + side // 2].astype("f8")
+    start = np.repeat(psf.star(width), len(x), 0)
+    start[:, [psf.A, psf.X, psf.Y]] = np.stack([np.nanmax(np.nan_to_num(values), 1), x, y], 1)
+    p, errors, chi2 = psf.fit(values, y, x, (dy, dx), start, np.full(len(x), noise), gain, free=psf.ALL, passes=25)
+    chi2 = np.maximum(chi2 / (np.isfinite(values).sum(1) - 8).clip(1), 1)
+    fitted, ellipticity, _ = psf.shape(p)
+    good = (p[:, psf.A] > 5 * errors[:, psf.A]) & (fitted > 0.8) & (fitted < 4 * width) & (ellipticity < 0.7)
+    if not good.any():
+        return None
+    middle = np.median(fitted[good])
+    good &= np.abs(fitted - middle) < np.maximum(4 * 1.4826 * np.median(np.abs(fitted[good] - middle)), 0.15 * middle)
+    p, errors, chi2 = p[good], errors[good], chi2[good]
+    weight = (p[:, psf.A] / errors[:, psf.A])**2 / chi2
+    weight = np.minimum(weight, np.sort(weight)[::-1][:5].mean())
+    mean = (weight[:, None] * p).sum(0, keepdims=True) / weight.sum()
+    error = np.sqrt(1 / np.sum(1 / (errors[:, psf.SLOPE]**2 * chi2 + 1e-4)))
+    mean[0, psf.SLOPE] = np.average([mean[0, psf.SLOPE], SLOPE[0]], weights=[1 / error**2, 1 / SLOPE[1]**2])
+    mean[0, [psf.X, psf.Y, psf.SKY]] = 0
+    mean[0, psf.A] /= psf.total(mean)[0]
+    found = fwhm(mean)
+    return mean if 0.6 < found / width < 1.5 or width != 3.5 else profile(data, x, y, noise, gain, found)
+
+
+def fwhm(profile):
+    """FWHM [pixel] of a profile."""
+    return float(psf.shape(profile)[0][0])
+
+
+def quotient(sharp, blurred, half):
+    """The kernel (2 half + 1 squared, sum 1) that takes one profile of `profile` to the other; it never sharpens."""
+    size = 4 * half
+    y, x = (np.mgrid[:size, :size] + size // 2) % size - size // 2
+    one, two = (np.fft.rfft2(_moffat(p[0], x, y)).real for p in (sharp, blurred))
+    ratio = np.clip(two * one / (one**2 + 1e-12 * one[0, 0]**2), 0, None)
+    ratio = np.minimum(ratio / ratio[0, 0], 1)
+    full = np.fft.irfft2(ratio, (size, size))
+    kernel = np.roll(full, (half, half), (0, 1))[:2 * half + 1, :2 * half + 1]
+    return kernel / kernel.sum()
+
+
+def _moffat(p, x, y):
+    q = p[psf.XX] * x**2 + 2 * p[psf.XY] * x * y + p[psf.YY] * y**2
+    return (1 + (2**p[psf.SLOPE] - 1) * q)**(-1 / p[psf.SLOPE])
+
+
+def kernel(sharp, blurred, x, y, profiles, fluxes, noises):
+    """The kernel (odd square float32, sum 1) that matches the stars at integer (x, y) of `sharp` to `blurred`.
+
+    profiles: of `profile`, of sharp and blurred; fluxes: (2, n) of the stars, to bring each pair of cut-outs to one
+    scale; noises: of a sky pixel, of the two images.
+    """
+    narrow, wide = fwhm(profiles[0]), fwhm(profiles[1])
+    half = int(np.ceil(np.clip(6 * wide, 10, 32)))
+    base = quotient(*profiles, half)
+    blur = np.sqrt(max(wide**2 - narrow**2, 0.5)) / 2.3548
+    parts = [gaussian(width, half, i, j) for width, top in ((0.5 * blur, 0), (blur, 2), (wide / 2.3548, 2))
+             for i in range(top + 1) for j in range(top + 1 - i)]
+    core = gaussian(1.5 * blur, half)
+    parts = [p - p.sum() * core for p in parts]
+    # base itself is fitted too: it takes up that the two apertures do not hold the same share of the light
+    coefficients = _fit(sharp, blurred, x, y, fluxes, noises, base, [*parts, base], int(np.ceil(2.5 * wide)))
+    out = (1 + coefficients[-1]) * base + sum(c * p for c, p in zip(coefficients, parts))
+    return (out / out.sum()).astype("f4")
+
+
+def gaussian(width, half, i=0, j=0):
+    """Gaussian of a standard deviation [pixel] times (x/s)^i (y/s)^j on (2 half + 1)^2 pixels; with i = j = 0 its sum is 1.
+
+    It is integrated over each pixel (5 points a side), for it can be narrower than one.
+    """
+    fine = (np.arange(5 * (2 * half + 1)) - 5 * half - 2) / 5 / width
+    bell = np.exp(-fine**2 / 2)
+    v, u = ((bell * fine**n / bell.sum()).reshape(-1, 5).sum(1) for n in (j, i))
+    return np.outer(v, u)
+
+
+def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach):
+    """Coefficients of `parts`: ridge least squares over all pixels within `reach` of the stars."""
+    half = len(base) // 2
+    size, whole = 2 * reach + 1, 2 * (reach + half) + 1
+    inside = (x >= reach) & (y >= reach) & (x < sharp.shape[1] - reach) & (y < sharp.shape[0] - reach)
+    x, y, fluxes = x[inside][:60], y[inside][:60], fluxes[:, inside][:, :60]
+    one, _ = cutouts(sharp, x, y, reach + half)
+    two, distance = cutouts(blurred, x, y, reach)
+    good = np.isfinite(one).mean(1) > 0.5
+    good &= np.isfinite(cutouts(sharp, x, y, reach)[0]).all(1) & np.isfinite(two).all(1)
+    one, two, fluxes = one[good], two[good], fluxes[:, good]
+    if len(one) == 0:
+        return np.zeros(len(parts))
+    one = np.nan_to_num(one - median(one)[:, None]) / fluxes[0][:, None]
+    spectrum = np.fft.rfft2(one.reshape(-1, whole, whole))
+    rim = distance > reach - 2
+
+    def through(k):
+        padded = np.zeros((whole, whole))
+        padded[:len(k), :len(k)] = k
+        out = np.fft.irfft2(spectrum * np.fft.rfft2(padded), (whole, whole))[:, -size:, -size:].reshape(-1, size**2)
+        return (out - out[:, rim].mean(1)[:, None]).reshape(-1)
+
+    two = (two - two[:, rim].mean(1)[:, None]) / fluxes[1][:, None]
+    spread = np.sqrt((base**2).sum())
+    error = np.hypot(noises[0] * spread / fluxes[0], noises[1] / fluxes[1]) + 2e-4
+    weight = np.repeat(1 / error, size**2)
+    rest = (two.reshape(-1) - through(base)) * weight
+    design = np.stack([through(p) * weight for p in parts], 1)
+    for _ in range(3):  # what does not fit (a neighbour, a cosmic ray) is left out
+        normal = design.T @ design + np.eye(len(parts)) / PRIOR**2
+        coefficients = np.linalg.solve(normal, design.T @ rest)
+        left = rest - design @ coefficients
+        keep = np.abs(left) < 6 * max(1.0, 1.4826 * np.median(np.abs(left)))
+        rest, design = rest * keep, design * keep[:, None]
+    return coefficients
+
+
+def convolve(data, kernel, rows=256):
+    """`data` convolved with a small odd kernel, in bands of rows by FFT.  NaN stays NaN and does not spread.
+
+    Each pixel is the mean of what is there, weighted by the kernel: next to NaN and to the border too.
+    """
+    half, (height, width) = kernel.shape[0] // 2, data.shape
+    shape = (_fast(rows + 2 * half), _fast(width + 2 * half))
+    transfer = np.fft.rfft2(kernel.astype("f4"), shape)
+    out = np.empty(data.shape, "f4")
+    inner = None
+    for top in range(0, height, rows):
+        n = min(rows, height - top)
+        low, high = max(top - half, 0), min(top + n + half, height)
+        band = data[low:high]
+        good = np.isfinite(band)
+        first = top - low + half
+
+        def through(values):
+            full = np.fft.irfft2(np.fft.rfft2(values, shape) * transfer, shape)
+            return full[first:first + n, half:half + width].astype("f4")
+
+        whole = good.all()
+        if whole and n == rows and high - low == rows + 2 * half:
+            if inner is None:
+                inner = through(good.astype("f4"))
+            share = inner
+        else:
+            share = through(good.astype("f4"))
+        with np.errstate(all="ignore"):
+            out[top:top + n] = through(band if whole else np.where(good, band, 0).astype("f4")) / share
+    out[~np.isfinite(data)] = np.nan
+    return out
+
+
+def _fast(n):
+    """The next size of the form 2^a 3^b 5^c."""
+    while True:
+        m = n
+        for p in (2, 3, 5):
+            while m % p == 0:
+                m //= p
+        if m == 1:
+            return n
+        n += 1

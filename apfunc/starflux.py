@@ -1,0 +1,213 @@
+"""The same stars in several aligned images: where they are, what they shine in each, and the ratio of two.
+
+    flux = sum over a disc (value - median of a ring round it)
+    ratio s of y = s x, errors in both:  s = sum(w x^ y) / sum(w x^ x),  1/w = ey^2 + s^2 ex^2 + (tau s x)^2
+
+x^ is the best estimate of the true x given s, so that noise in x does not bias s (York 1966, Can. J. Phys. 44, 1079);
+tau is the real scatter of the ratios (stars have colours), found from the residuals.
+"""
+
+import numpy as np
+
+TILE = 24     # at most one star is taken from a tile of this many pixels
+MOST = 400    # stars, the brightest ones
+
+
+def peaks(data, noise, sigma=10.0, tile=TILE, reach=12):
+    """(x, y) of the star-like peaks of `data` as integer arrays, brightest first; spread over the field.
+
+    data    2-D, sky near zero; NaN is no star.  noise: of a sky pixel.
+    A peak is the highest pixel of its tile and of the 7 x 7 pixels round it, rises `sigma` noises above the ring
+    round it (3 x 3 mean against the ring's median, so that nebulae do not count), is wider than one pixel, and is not
+    within `reach` pixels of the border.
+    """
+    rows, columns = (n // tile * tile for n in data.shape)
+    if rows == 0 or columns == 0 or not noise > 0:
+        return np.zeros(0, int), np.zeros(0, int)
+    tiles = np.nan_to_num(data[:rows, :columns], nan=-np.inf).reshape(rows // tile, tile, columns // tile, tile)
+    tiles = tiles.transpose(0, 2, 1, 3).reshape(-1, tile * tile)
+    best = tiles.argmax(1)
+    corner_y, corner_x = np.divmod(np.arange(len(tiles)), columns // tile)
+    y, x = corner_y * tile + best // tile, corner_x * tile + best % tile
+    inside = (np.minimum(y, x) >= reach) & (y < data.shape[0] - reach) & (x < data.shape[1] - reach)
+    inside &= tiles.max(1) > 3 * noise
+    y, x = y[inside], x[inside]
+    cut, distance = cutouts(data, x, y, reach)
+    ring = median(cut[:, distance >= 0.7 * reach])
+    spread = 1.4826 * median(np.abs(cut[:, distance >= 0.7 * reach] - ring[:, None]))
+    core = cut[:, distance < 1.5].mean(1) - ring
+    near = cut[:, (distance > 0) & (distance <= 1)].mean(1) - ring
+    highest = cut[:, distance < 5].max(1) <= cut[:, distance == 0][:, 0]
+    star = highest & (core > sigma / 3 * np.maximum(noise, spread)) & (near > 0.2 * (cut[:, distance == 0][:, 0] - ring))
+    order = np.argsort(-core[star], kind="stable")[:MOST]
+    return x[star][order], y[star][order]
+
+
+def cutouts(data, x, y, reach):
+    """Square cut-outs round (x, y) as (n, pixels), NaN outside the image; the distance of each pixel from the middle."""
+    dy, dx = np.mgrid[-reach:reach + 1, -reach:reach + 1].reshape(2, -1)
+    row, column = np.asarray(y)[:, None] + dy, np.asarray(x)[:, None] + dx
+    outside = (row < 0) | (row >= data.shape[0]) | (column < 0) | (column >= data.shape[1])
+    cut = data[np.where(outside, 0, row), np.where(outside, 0, column)].astype("f4", copy=False)
+    cut[outside] = np.nan
+    return cut, np.hypot(dy, dx)
+
+
+def median(values):
+    """Median along axis 1, NaN where all are NaN; quiet."""
+    if not np.isnan(values).any():
+        return np.median(values, axis=1) if values.size else np.full(len(values), np.nan, "f4")
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.nanmedian(values, axis=1)
+
+
+def fluxes(data, x, y, radius, gain=None):
+    """(flux, error) at each integer (x, y): a soft-edged disc of `radius` pixels less the ring from 2 to 3 radii.
+
+    NaN in the disc makes the flux NaN.  The error is measured where there is nothing: the scatter of the same
+    measurement over a lattice of empty places, so that noise which is correlated by resampling or smoothing counts
+    in full; with `gain` [electron/adu] the star's own photons are added.
+    """
+    reach = int(np.ceil(3 * radius))
+    flux, ring = _disc(data, x, y, radius, reach)
+    step = max(2 * reach, int(np.sqrt(data.size / 1500)))
+    ey, ex = (a.ravel() for a in np.mgrid[reach:data.shape[0] - reach:step, reach:data.shape[1] - reach:step])
+    empty, wave = _disc(data, ex, ey, radius, reach)
+    empty = empty[np.isfinite(empty) & (wave <= 2 * np.nanmedian(wave) if len(wave) else True)]
+    noise = 1.4826 * np.median(np.abs(empty - np.median(empty))) if len(empty) > 8 else np.nan
+    local = ring * radius * np.sqrt(np.pi)
+    error = np.fmax(noise, local) if noise == noise else local
+    return flux, np.sqrt(error**2 + (np.maximum(flux, 0) / gain if gain else 0))
+
+
+def _disc(data, x, y, radius, reach):
+    cut, distance = cutouts(data, x, y, reach)
+    ring = cut[:, distance >= 2 * radius]
+    level = median(ring)
+    scatter = 1.4826 * median(np.abs(ring - level[:, None]))
+    weight = np.clip(radius + 0.5 - distance, 0, 1).astype("f4")
+    used = weight > 0
+    return (cut[:, used] - level[:, None]) @ weight[used], scatter
+
+
+def good_stars(flux, error, half, least=5.0):
+    """True for the stars to use: seen in all images at `least` sigma (a number, or one for each image), and shaped
+    like most of them in each.
+
+    flux, error, half: (images, n); half is the flux within half the radius, whose share tells stars from galaxies,
+    knots of nebulae and saturated cores.
+    """
+    with np.errstate(all="ignore"):
+        good = (np.isfinite(flux) & (flux > np.reshape(least, (-1, 1)) * error)).all(0)
+        for share, blur in zip(half / flux, error / flux):
+            if good.sum() < 5:
+                break
+            middle = np.median(share[good])
+            width = np.maximum(1.4826 * np.median(np.abs(share[good] - middle)), 0.01)
+            good &= np.abs(share - middle) < 4 * np.hypot(width, 0.5 * np.abs(blur))
+    return good
+
+
+def slope(x, ex, y, ey, clip=4.0, start=0.5, most=2.0):
+    """(s, error, used): y = s x through the origin, robust, with errors in both and real scatter; NaN without points.
+
+    x, ex, y, ey: 1-D.  Points more than `clip` sigma off are left out.  The search starts from this quantile of the
+    ratios: below 0.5 where outliers are above the line (line emission).  `most`: the largest tau allowed.  The error
+    is the larger of the formal one (scatter included) and the jackknife's, so that it holds for few points too.
+    """
+    good = np.isfinite(x) & np.isfinite(y) & (ex > 0) & (ey > 0) & (x > 0)
+    if not good.any():
+        return np.nan, np.nan, good
+    x, ex, y, ey = (np.where(good, v, 1.0).astype("f8") for v in (x, ex, y, ey))
+    s = _quantile(y[good] / x[good], (x / np.hypot(ex, ey))[good], start)
+    used = good
+    if start < 0.5:
+        used = good & (np.abs(y - s * x) < clip * np.sqrt(ey**2 + (s * ex)**2 + (0.1 * s * x)**2))
+    for _ in range(30):
+        before = s
+        plain = ey**2 + (s * ex)**2
+        tau = _scatter((y - s * x)[used], plain[used], (s * x)[used], most)
+        pull = np.abs(y - s * x) / np.sqrt(plain + (tau * s * x)**2)
+        used = good & (pull < max(clip, pull[good].min()))
+        s, error = _line(x[used], ex[used], y[used], ey[used], s, tau)
+        if abs(s - before) < 1e-7 * abs(s):
+            break
+    n = used.sum()
+    if 3 <= n <= 60:
+        index = np.flatnonzero(used)
+        left = [_line(*(v[np.delete(index, i)] for v in (x, ex, y, ey)), s, tau)[0] for i in range(n)]
+        error = max(error, np.sqrt((n - 1) / n * np.sum((left - np.mean(left))**2)))
+    return float(s), float(error), used
+
+
+def _line(x, ex, y, ey, s, tau):
+    for _ in range(3):
+        weight = 1 / (ey**2 + (s * ex)**2 + (tau * s * x)**2)
+        best = x + weight * s * ex**2 * (y - s * x)
+        s = (weight * best * y).sum() / (weight * best * x).sum()
+    return s, 1 / np.sqrt((weight * best**2).sum())
+
+
+def _scatter(rest, plain, model, most):
+    """tau for which the robust scatter of rest / sqrt(plain + (tau model)^2) is one; 0 when noise explains it."""
+    low, high = 0.0, most
+    for _ in range(30):
+        tau = (low + high) / 2
+        width = 1.4826 * np.median(np.abs(rest) / np.sqrt(plain + (tau * model)**2))
+        low, high = (tau, high) if width > 1 else (low, tau)
+    return low if low > 1e-6 else 0.0
+
+
+def _quantile(values, weights, share):
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    return values[order][min(np.searchsorted(total, total[-1] * share), len(values) - 1)]
+
+
+def sky(data, also=()):
+    """(sky, noise) of `data`, from the boxes of a mesh that hold sky and no nebula; with `also`, lists of both.
+
+    The boxes well above the common low level are left out, again and again until none is: what is left is sky
+    wherever at least some of it is seen.  `also`: further images of the same field; then the boxes are chosen in the
+    sum of all (each over its noise), and every image is measured in the same ones.
+    """
+    levels, noises = _boxes([data, *also])
+    total = sum(level / max(np.nanmedian(noise), 1e-30) for level, noise in zip(levels, noises))
+    good = np.isfinite(total)
+    if not good.any():
+        return ([np.nan] * len(levels),) * 2 if len(also) else (np.nan, np.nan)
+    for _ in range(30):
+        middle = np.median(total[good])
+        below = np.median(middle - total[good & (total <= middle)])  # the lower half says how wide the sky is
+        keep = good & (total <= middle + 3 * 1.4826 * below + 1e-9)
+        if keep.sum() == good.sum() or keep.sum() < 4:
+            break
+        good = keep
+    found = [float(np.median(v[good])) for v in levels], [float(np.median(v[good])) for v in noises]
+    return found if len(also) else (found[0][0], found[1][0])
+
+
+def _boxes(images, box=32, most=24):
+    """Level and noise of up to most x most boxes spread over the field, for each image: lists of flat arrays.
+
+    The level is the mean within 3.5 sigma of the median: photon noise is skewed, and it is the mean that makes
+    the sum over an aperture of nothing zero.  Boxes less than half of which hold values are NaN.
+    """
+    height, width = images[0].shape
+    box = min(box, height, width)
+    tops, lefts = (np.unique(np.linspace(0, n - box, min(most, -(-n // box))).astype(int)) for n in (height, width))
+    levels, noises = [], []
+    for data in images:
+        cut = np.stack([data[t:t + box, c:c + box].ravel() for t in tops for c in lefts]).astype("f4")
+        cut[~np.isfinite(cut)] = np.nan
+        level = median(cut)
+        noise = 1.4826 * median(np.abs(cut - level[:, None]))
+        inside = np.abs(cut - level[:, None]) <= 3.5 * noise[:, None]
+        count = inside.sum(1)
+        mean = level + np.where(inside, cut - level[:, None], 0).sum(1) / np.maximum(count, 1)
+        full = np.isfinite(cut).sum(1) >= 0.5 * cut.shape[1]
+        levels.append(np.where(full, mean, np.nan).astype("f8"))
+        noises.append(np.where(full, noise, np.nan).astype("f8"))
+    return levels, noises
