@@ -195,13 +195,17 @@ def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), 
     """The distortion model that predicts stars best that took no part in the fit, and its solution as from `adjust`.
 
     The misfit of the left-out stars (their distance from their own mean, which includes the catalogue's position, as a
-    sum of heavy-tailed log-likelihoods) decides; a more complex model must lower it by 6.  Models with too few stars
-    are not tried.  Returns (model, what `adjust` returns, misfit of each model tried).
+    sum of heavy-tailed log-likelihoods) decides; a more complex model must lower it by 10.  Models with too few stars
+    are not tried.  The errors are first widened frame by frame to the scatter that even the richest model leaves.
+    Returns (model, what `adjust` returns, misfit of each model tried).
     """
     count, best, scores = len(set(seen["star"].tolist())), None, {}
     if len(solutions) == 1:
         count = len(anchors["star"])
     solutions, _, _ = adjust(solutions, groups, seen, anchors, "none", reference=reference)
+    richest = [model for model in models if count >= 2 * MODELS[model]][-1:] or ["none"]
+    rest = adjust(solutions, groups, seen, anchors, richest[0], reference=reference)[2]
+    seen = dict(seen, sigma=widened(rest, seen["sigma"], seen["frame"], len(solutions)))
     fold, fold_a = (seen["star"] * 7919) % folds, (anchors["star"] * 7919) % folds
     for model in models:
         if count < MODELS[model]:
@@ -212,9 +216,22 @@ def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), 
             part_a = {key: value[fold_a != left] for key, value in anchors.items()}
             fitted, _, _ = adjust(solutions, groups, part, part_a, model, reference=reference)
             scores[model] += _misfit(fitted, seen, anchors, fold == left, fold_a == left, reference)
-        if best is None or scores[model] < scores[best] - 6:
+        if best is None or scores[model] < scores[best] - 10:
             best = model
     return best, adjust(solutions, groups, seen, anchors, best, reference=reference, rounds=6), scores
+
+
+def widened(rest, sigma, frame, n):
+    """The errors sigma [pixel], for each frame with that scatter added that the residuals of its best-measured half show."""
+    sigma = sigma.copy()
+    for f in range(n):
+        m = np.flatnonzero(frame == f)
+        best = m[sigma[m] <= np.median(sigma[m])] if len(m) else m
+        moved = best[np.hypot(*rest[:, best]) > 0]
+        if len(moved) >= 4:   # the median of r^2 is 1.39 sigma^2 in two dimensions
+            extra = np.median((rest[:, moved]**2).sum(axis=0)) / 1.39 - np.median(sigma[moved]**2)
+            sigma[m] = np.sqrt(sigma[m]**2 + max(extra, 0))
+    return sigma
 
 
 def _misfit(solutions, seen, anchors, part, part_a, reference):

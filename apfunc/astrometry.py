@@ -103,6 +103,11 @@ def _best(f, field, solution, base, order):
             raise ValueError(f"only {len(i)} of its {len(f['x'])} stars fit the field catalogue; a solution needs 3")
         solution, _ = _fitted(f, i, ra[j], dec[j], solution, 1, base)
     count = len(i)
+    rich = max([n for n, least in ((1, 0), (2, 30), (3, 60)) if count >= least])
+    x, y = wcs.pixel(_fitted(f, i, ra[j], dec[j], solution, rich, base)[0], ra[j], dec[j])
+    sigma = f["sigma"].copy()
+    sigma[i] = adjust.widened(np.stack([x - f["x"][i], y - f["y"][i]]), f["sigma"][i], np.zeros(count, int), 1)
+    f = dict(f, sigma=sigma)
     orders = [order] if order else [1] + [n for n, least in ((2, 30), (3, 60), (4, 150), (5, 250)) if count >= least]
     if len(orders) > 1 and _could_gain(f, i, ra[j], dec[j], solution, orders, base):
         scores = {n: _left_out(f, i, ra[j], dec[j], solution, n, base) for n in orders}
