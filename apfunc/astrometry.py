@@ -113,7 +113,7 @@ def _best(f, field, solution, base, order):
         scores = {n: _left_out(f, i, ra[j], dec[j], solution, n, base) for n in orders}
         used = orders[0]
         for n in orders[1:]:
-            used = n if scores[n] < scores[used] - 6 - 0.01 * abs(scores[used]) else used
+            used = n if adjust.clearly_better(scores[used], scores[n]) else used
     else:
         used = orders[0]
     for _ in range(2):
@@ -130,15 +130,15 @@ def _best(f, field, solution, base, order):
 
 def _could_gain(f, i, ra, dec, solution, orders, base):
     """Whether the highest order fits so much better than the lowest that it cannot be its number of coefficients alone."""
-    misfits = [_misfit(f, i, ra, dec, _fitted(f, i, ra, dec, solution, n, base)[0]) for n in (orders[0], orders[-1])]
+    misfits = [_misfit(f, i, ra, dec, _fitted(f, i, ra, dec, solution, n, base)[0]).sum() for n in (orders[0], orders[-1])]
     return misfits[0] - misfits[1] > 6 + 2 * 2 * len(wcs.terms(orders[-1]))
 
 
 def _misfit(f, i, ra, dec, solution):
-    """-2 log-likelihood (Student's t, 4 degrees: outliers count little) of stars about where a solution puts them."""
+    """-2 log-likelihood (Student's t, 4 degrees: outliers count little) of each star about where a solution puts them."""
     x, y = wcs.pixel(solution, ra, dec)
     ratio = ((x - f["x"][i])**2 + (y - f["y"][i])**2) / f["sigma"][i]**2
-    return float(np.sum(5 * np.log1p(ratio / 4)))
+    return 5 * np.log1p(ratio / 4)
 
 
 def _pairs(f, solution, ra, dec, radius):
@@ -180,12 +180,12 @@ def _similar(x, y, ra, dec, solution, weight):
 
 def _left_out(f, i, ra, dec, solution, order, base, folds=5):
     """Misfit of stars where a fit of the others predicts them."""
-    total = 0.0
+    misfit = np.zeros(len(i))
     for left in range(folds):
         out = np.arange(len(i)) % folds == left
         fitted, _ = _fitted(f, i[~out], ra[~out], dec[~out], solution, order, base)
-        total += _misfit(f, i[out], ra[out], dec[out], fitted)
-    return total
+        misfit[out] = _misfit(f, i[out], ra[out], dec[out], fitted)
+    return misfit
 
 
 def _written(header, solution, shape, meta, i, rms, order):
