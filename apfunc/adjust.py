@@ -224,9 +224,9 @@ def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), 
 
 
 def clearly_better(old, new):
-    """Whether the misfits `new` of the stars are below `old` by more than chance: by 10, and by twice the error of the sum."""
+    """Whether the misfits `new` of the stars are below `old` by more than chance: by 10 and twice the error of the sum, or by much."""
     gain = old - new
-    return gain.sum() > 10 + 2 * float(np.sqrt(np.sum((gain - gain.mean())**2)))
+    return gain.sum() > max(25, 0.2 * old.sum()) or gain.sum() > 10 + 2 * float(np.sqrt(np.sum((gain - gain.mean())**2)))
 
 
 def widened(rest, sigma, frame, n):
