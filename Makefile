@@ -120,7 +120,7 @@ $(OUT)/stars/%.fits: $(OUT)/calibrated/%.fits $(call flags,stars)
 	$(DO) stars $< $(stars_FLAGS) -o $@ --record-failure
 
 $(OUT)/fields/%.stamp: $(call flags,field)
-	$(DO) field $(filter $(OUT)/stars/%,$^) $(field_FLAGS) -o $(OUT)/fields/$*.fits
+	$(DO) field $(filter $(OUT)/stars/%,$^) $(field_FLAGS) -o $(OUT)/fields/$*.fits --record-failure
 	@touch $@
 $(OUT)/fields/%.fits: $(OUT)/fields/%.stamp ;
 
@@ -135,7 +135,7 @@ $(OUT)/quality.csv: $(OUT)/quality.stamp ;
 $(OUT)/accepted/%.csv: $(OUT)/quality.stamp ;
 
 $(OUT)/grids/%.stamp: $(call flags,grid)
-	$(DO) grid $(filter $(OUT)/navigated/%,$^) $(grid_FLAGS) -o $(OUT)/grids/$*.fits
+	$(DO) grid $(filter $(OUT)/navigated/%,$^) $(grid_FLAGS) -o $(OUT)/grids/$*.fits --record-failure
 	@touch $@
 $(OUT)/grids/%.fits: $(OUT)/grids/%.stamp ;
 
@@ -157,6 +157,6 @@ $(OUT)/report.html: $(call flags,report)
 
 quality: $(OUT)/quality.csv
 report: $(OUT)/report.html
-night: report
+night: masters calibrate navigate quality resample coadd continuum composite report
 	@cat $(OUT)/warnings.txt
 endif

@@ -37,7 +37,8 @@ def cli(verbose, quiet):
 def main():
     """The entry point: runs a command and ends cleanly on a broken pipe, Ctrl-C or a full disk."""
     try:
-        cli(prog_name="apfunc", standalone_mode=False)
+        code = cli(prog_name="apfunc", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -46,8 +47,6 @@ def main():
         else:
             complain(error.format_message())
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -221,10 +220,10 @@ def resample(like, flat, mask, **options):
     from apfunc.resample import resample
     if like is None:
         raise click.UsageError("give the grid: --like FILE (an image, or what `apfunc grid` makes)")
-    grid, flat = io.any_header(like), image_of(flat)
+    flat = image_of(flat)
 
     def work(image, planes):
-        image, weight, found = resample(image, grid, mask_of(mask, image, planes), flat=flat, **given(options))
+        image, weight, found = resample(image, io.any_header(like), mask_of(mask, image, planes), flat=flat, **given(options))
         return image, {"WEIGHT": weight, "MASK": found}
     return work
 
@@ -289,8 +288,7 @@ def badpix(bias, dark, flats, user, output):
 def stars(images, mask, output, record_failure, regions, **options):
     """Find stars and measure position, flux, FWHM, ellipticity; writes the star table."""
     from apfunc import io
-    from apfunc.stars import regions as ds9
-    from apfunc.stars import stars
+    from apfunc.stars import region, stars
 
     def work(image, planes):
         return stars(image, mask_of(mask, image, planes), **given(options)),
@@ -298,24 +296,42 @@ def stars(images, mask, output, record_failure, regions, **options):
     def write(target, table):
         io.write_table(target, table)
         if regions:
-            io.write_text(regions, ds9(table))
+            io.write_text(regions, region(table))
     each(pairs_of(images, output), work, record_failure, write)
 
 
-@command(IMAGES, "catalog", "output")
-def field(images, catalog, output):
+SKY = ("catalog", click.Option(["--cache"], metavar="FOLDER", help="Folder of Gaia DR3 queries, read when they are there."),
+       flag("network", "Ask Gaia DR3 for what the cache lacks, in bounded time."))
+
+
+def sky_around(tables, catalog, cache, network):
+    """The star catalogues around some star tables, first choice first."""
+    from apfunc.catalog import around
+    with about(catalog or cache or "catalogue"):
+        return around(tables, catalog, cache=cache, network=network)
+
+
+@command(IMAGES, *SKY, "output", "record")
+def field(images, catalog, cache, network, output, record_failure):
     """Build the field catalogue of a target from the star tables of its frames, tied to the sky."""
     from apfunc import io
-    from apfunc.catalog import cone_for
     from apfunc.field import field
+    output = output_of(output, images)
     tables = [io.read_table(p) for p in with_image(images)]
-    io.write_table(output_of(output), field(tables, catalog=cone_for(tables, catalog)))
+    try:
+        found = field(tables, sky_around(tables, catalog, cache, network))
+    except ValueError as error:
+        if not record_failure:
+            raise
+        complain(f"{output}: {error}")
+        return record(output, output, f"field: {error}")
+    io.write_table(output, found, only_if_changed=True)
 
 
 @command(IMAGES, click.Option(["--stars"], metavar="FILE", help="The frame's star table (default: measured now)."),
-         click.Option(["--field"], metavar="FILE", help="The target's field catalogue (default: made from this frame alone)."), "catalog", "output",
+         click.Option(["--field"], metavar="FILE", help="The target's field catalogue (default: made from this frame alone)."), *SKY, "output",
          click.Option(["--stars-out"], metavar="FILE", help="Also write the star table with ra and dec."), "record")
-def astrometry(images, stars, field, catalog, output, stars_out, record_failure):
+def astrometry(images, stars, field, catalog, cache, network, output, stars_out, record_failure):
     """Solve a frame: a celestial WCS (TAN or TAN-SIP), zero point and flux scale in the header."""
     from apfunc import io
     from apfunc.astrometry import astrometry
@@ -327,9 +343,8 @@ def astrometry(images, stars, field, catalog, output, stars_out, record_failure)
             table = measure(image, mask_of(None, image, planes))
         known = read_table_of(field)
         if known is None:
-            from apfunc.catalog import cone_for
             from apfunc.field import field as build
-            known = build([table], catalog=cone_for([table], catalog))
+            known = build([table], sky_around([table], catalog, cache, network))
         image, table = astrometry(image, table, known)
         return image, planes, table
 
@@ -385,8 +400,8 @@ def stacks_of(table, inventory):
 
 
 @command(IMAGES, "like", choice("area", "cover", "common", help="Cover all frames (default), or only what all share."),
-         number("scale", "ARCSEC", "Pixel scale."), "output")
-def grid(images, like, output, **options):
+         number("scale", "ARCSEC", "Pixel scale."), "output", "record")
+def grid(images, like, output, record_failure, **options):
     """The common grid of a target: a north-up TAN over its navigated images, written as an image without pixels."""
     from astropy.io import fits
     from apfunc import io
@@ -396,11 +411,17 @@ def grid(images, like, output, **options):
         header, shape = io.read_header(path)
         header["NAXIS1"], header["NAXIS2"] = shape[1], shape[0]
         headers.append(header)
-    found = grid(headers, **given(options | {"like": like and io.any_header(like)}))
+    output = output_of(output, images)
+    try:
+        found = grid(headers, **given(options | {"like": like and io.any_header(like)}))
+    except ValueError as error:
+        if not record_failure:
+            raise
+        return record(output, output, f"grid: {error}")
     header = fits.Header([card for card in found.cards if not card.keyword.startswith("NAXIS")])
     header["GRIDNAX1"] = (found["NAXIS1"], "columns of the grid")
     header["GRIDNAX2"] = (found["NAXIS2"], "rows of the grid")
-    write_if_changed(output_of(output), (None, header))
+    write_if_changed(output, (None, header))
 
 
 @command(IMAGES, click.Option(["--accepted"], metavar="FILE", help="The list of `apfunc quality`: stack only these."),
@@ -531,6 +552,20 @@ def inventory(path, frames):
     stream = memory.StringIO()
     table.write(stream, format="ascii.ecsv")
     io.write_text(path, stream.getvalue(), only_if_changed=True)
+
+
+@command(number("size", "PIXELS", "Side of the frames (default 1024).", int), number("lights", "N", "Lights a filter.", int),
+         number("biases", "N", "Bias frames.", int), number("darks", "N", "Dark frames.", int), number("flats", "N", "Flats a filter.", int),
+         number("exptime", "S", "Exposure of a light."), number("seed", "N", "Another seed is another night.", int),
+         click.Option(["--filters"], metavar="R,G,B,Ha", help="Filters, with commas between."), click.Option(["--date"], metavar="DATE", help="The night."),
+         number("clouded", "N", "Clouded lights.", int), number("defocused", "N", "Defocused lights.", int), number("trails", "N", "Satellite trails.", int),
+         click.Option(["-o", "--output"], required=True, metavar="FOLDER", help="Where the raw frames go; the truth goes below it."))
+def simulate(output, filters, **options):
+    """Simulate a raw night of known truth, as an iTelescope camera delivers it."""
+    from apfunc.simulate import write_night
+    if filters:
+        options["filters"] = tuple(filters.split(","))
+    write_night(output, progress=say, **given(options))
 
 
 @command(click.Argument(["frame"]), OPTIONS["inventory"])

@@ -87,12 +87,12 @@ def targets(sources, output):
 
 
 def _header_fields(source):
-    from apfunc import io, plan
+    from apfunc import ingest, io
     from apfunc.names import safe
     if source == "-":
         raise click.UsageError("standard input has no {object}, {filter} or {night} for an output's name")
     with about(source):
-        record = plan.describe(*io.read_header(source), source)
+        record = ingest.describe(*io.read_header(source), source)
     return {name: safe(record[name] or "none") for name in ("object", "filter", "night")}
 
 
@@ -153,6 +153,8 @@ def each(pairs, work, record_failure=False, write=None):
                 raise
             if record_failure:
                 record(target, source, str(error))
+                if source != "-" and failure(source):
+                    continue  # said when it was recorded
             else:
                 failed += 1
             complain(with_stage(source, error))
@@ -187,8 +189,12 @@ def record(target, source, reason):
 
 def failure(path):
     """The reason recorded in a file that has no image, or None for one that has."""
-    from astropy.io import fits
-    return fits.getheader(path).get("REASON")
+    from apfunc import io
+    try:
+        with io.opened(path) as hdus:
+            return hdus[0].header.get("REASON")
+    except ValueError:
+        return None
 
 
 # ---------------------------------------------------------------------------------------- many to one

@@ -15,6 +15,7 @@ from pathlib import Path
 # Keywords that describe a file's storage, not its image; astropy writes its own.
 STORAGE = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "BZERO",
            "BSCALE", "EXTNAME", "EXTVER", "CHECKSUM", "DATASUM", "BLANK", "ZDITHER0", "DATAMIN", "DATAMAX")
+IMAGE_SIZE = {"IMAGEW": "NAXIS1", "IMAGEH": "NAXIS2"}  # in a FITS table NAXIS1 and NAXIS2 are the table's own: a table's meta goes by these
 PLANES = {"MASK": "u1", "WEIGHT": "f4", "UNCERT": "f4"}
 
 
@@ -190,19 +191,29 @@ def read_table(source):
         start = source.getvalue()[:6]
     format = "fits" if start == b"SIMPLE" else "ascii.ecsv" if start.startswith(b"# %ECS") else "ascii.csv"
     try:
-        return Table.read(source, format=format)
+        table = Table.read(source, format=format)
     except Exception as error:
         raise ValueError(f"not a table that can be read ({str(error).splitlines()[0]})") from None
+    for fits_name, name in IMAGE_SIZE.items():
+        if fits_name in table.meta:
+            table.meta[name] = table.meta.pop(fits_name)
+    return table
 
 
-def write_table(target, table):
+def write_table(target, table, only_if_changed=False):
     """Write a Table; the name's ending says how (.ecsv, .csv, else FITS); ``-`` writes ECSV to stdout."""
     if str(target) == "-":
         table.write(sys.stdout, format="ascii.ecsv")
         return
     format = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}.get(Path(target).suffix, "fits")
-    with replacing(target) as temporary:
-        table.write(temporary, format=format, overwrite=True)
+    stream = io.BytesIO() if format == "fits" else io.StringIO()
+    if format == "fits" and any(name in table.meta for name in IMAGE_SIZE.values()):
+        table = table.copy(copy_data=False)
+        for fits_name, name in IMAGE_SIZE.items():
+            if name in table.meta:
+                table.meta[fits_name] = table.meta.pop(name)
+    table.write(stream, format=format)
+    write_text(target, stream.getvalue(), only_if_changed)
 
 
 def write_text(target, content, only_if_changed=False):

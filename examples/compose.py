@@ -7,7 +7,7 @@ import sys
 
 from apfunc.astrometry import astrometry
 from apfunc.calibrate import calibrate
-from apfunc.catalog import cone_for
+from apfunc.catalog import around
 from apfunc.coadd import coadd
 from apfunc.cosmics import cosmics
 from apfunc.field import field
@@ -20,7 +20,7 @@ from apfunc.stars import stars
 badpix, bias, dark, flat, *lights = map(read, sys.argv[1:])
 clean = [cosmics(fixpix(calibrate(light, bias=bias, dark=dark, flat=flat), badpix)) for light in lights]
 tables = [stars(image, mask) for image, mask in clean]
-sky = field(tables, catalog=cone_for(tables))
+sky = field(tables, around(tables))
 solved = [astrometry(image, table, sky)[0] for (image, _), table in zip(clean, tables)]
 common = grid([header for _, header in solved])
 images, weights, masks = zip(*[resample(image, common, mask, flat=flat) for image, (_, mask) in zip(solved, clean)])
