@@ -117,8 +117,11 @@ def clipped(values, full=0.0):
     tail = 2 * CLIP * np.exp(-(CLIP**2) / 2) / np.sqrt(2 * np.pi) / 0.9973002
     values = np.sort(values, axis=1)
     count = np.isfinite(values).sum(1)
-    row, low, high = np.arange(len(values)), np.zeros(len(values), int), count.copy()
+    row = np.arange(len(values))
     zero = np.where(count > 0, values[row, count // 2 - (count > 1)], 0)
+    reach = CLIP * (values[row, count * 21 // 25 - (count > 1)] - values[row, count * 4 // 25]) / 2  # 3 sigma, nearly
+    low, high = (values < (zero - reach)[:, None]).sum(1), (values <= (zero + reach)[:, None]).sum(1)
+    low, high = np.where((count > 0) & (high > low), (low, high), (np.zeros_like(count), count))
     sums = np.zeros((2, len(values), values.shape[1] + 1))
     centred = np.nan_to_num(values - zero[:, None]).astype("f8")
     np.cumsum(centred, axis=1, out=sums[0, :, 1:])

@@ -11,13 +11,16 @@ from apfunc import background, psf
 def flatten(data, bad, box=64):
     """The frame without its sky, bad pixels bridged by the mean of those round them, and the sky that was there:
     (By, Bx, mesh of the sky, mesh of the noise), see `apfunc.background`.  NaN must be `bad`."""
-    y, x, sky, rms = background.mesh(data, bad if bad.any() else None, box, step=4 * (box // 64) + 1)
+    y, x, sky, rms = background.mesh(data, bad if bad.any() else None, box, step=6 * (box // 64) + 1)
     if not np.isfinite(sky).all():
         raise ValueError("no good pixel in the frame, so no sky; check the frame and its mask")
     sky, rms = background.median_filter(sky), background.median_filter(rms)
     by, bx = background.spline_matrix(y, len(data)), background.spline_matrix(x, data.shape[1])
-    flat = data - background.expand(by, sky, bx)
-    y, x = np.nonzero(bad)
+    flat, middle = np.empty_like(data), np.median(sky)
+    across = (sky - middle).astype("f4") @ bx.T
+    for i in range(0, len(data), 64):  # data - By @ mesh @ Bx.T, in strips that stay in the cache
+        flat[i:i + 64] = data[i:i + 64] - (by[i:i + 64] @ across + np.float32(middle))
+    y, x = np.nonzero(bad) if bad.any() else ((), ())
     dy, dx = psf.disc(2)
     for i in range(0, len(y), 65536):
         at = slice(i, i + 65536)
@@ -33,11 +36,11 @@ def seeing(flat, full, noise):
     The frame is binned 2, 4, 8 and 16 times: the stars are measured at the binning where they stand out most.
     `full` marks saturated pixels, whose stars are not asked.
     """
-    peaks = None
+    peaks, any_full = None, full.any()
     for binning in (2, 4, 8, 16):
         if min(flat.shape) // binning < 16:
             break
-        small, blocked = shrink(flat, binning), shrink(full, binning) > 0
+        small, blocked = shrink(flat, binning), shrink(full, binning) if any_full else None
         filtered = background.separable(small, gaussian(2.0))
         spread = max(background.level(filtered)[1], 1e-9)
         if peaks is not None:  # do the stars of the finer frame stand out more in this one?
@@ -46,9 +49,9 @@ def seeing(flat, full, noise):
                 break
         y, x = maxima(filtered, 8 * spread)
         pixels = around(small, y, x)  # one pixel that holds it all is no star
-        star = (pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)) & ~around(blocked, y, x).any(1)
+        star = (pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)) & (True if blocked is None else ~around(blocked, y, x).any(1))
         y, x = y[star], x[star]
-        best = np.argsort(-filtered[y, x], kind="stable")[:60]
+        best = np.argsort(-filtered[y, x], kind="stable")[:40]
         y, x = y[best], x[best]
         if len(y):
             peaks, fine = (y, x, filtered[y, x] / spread), binning // 2

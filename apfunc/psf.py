@@ -30,7 +30,7 @@ def profiles(p, y, x, offsets):
     return _model(part, *(np.asarray(v, "f4") for v in offsets), ())[0] - part[:, SKY, None].astype("f4")
 
 
-def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=0.003, chunk=192):
+def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=0.01, chunk=128):
     """Least squares of all stars at once: Levenberg-Marquardt, each star with its own damping.
 
     values  (n, pixels) at the `offsets` (dy, dx) from the pixels (y, x); NaN = leave this pixel out.  start: (n, 8).
@@ -104,22 +104,24 @@ def _model(p, dy, dx, free):
     """Profiles with sky (n, pixels) and their derivatives (n, free, pixels), float32; p's places are in pixels from where
     dy and dx are counted."""
     a, x, y, xx, xy, yy, sky, slope = (v[:, None] for v in p.astype("f4").T)
+    a = np.where(np.abs(a) < 1e-6, np.float32(1e-6), a)
     beta = 1 / slope
     k = 2**slope - 1
     dx, dy = dx - x, dy - y
     gx, gy = xx * dx + xy * dy, xy * dx + yy * dy
     q = np.maximum(gx * dx + gy * dy, 0)
-    log = np.log1p(k * q)
-    unit = np.exp(-beta * log)
+    log = np.log(1 + k * q)
+    model = a * np.exp(-beta * log)
     jacobian = np.empty((len(p), len(free), q.shape[1]), "f4")
     if len(free):
-        steep = a * unit * (beta * k) / (1 + k * q)  # -dI/dq
-        jacobian[:, :4] = np.stack([unit, 2 * steep * gx, 2 * steep * gy, np.ones_like(q)], 1)  # POINT
-        if len(free) > 4:
-            jacobian[:, 3:7] = np.stack([-steep * dx**2, -2 * steep * dx * dy, -steep * dy**2, np.ones_like(q)], 1)
-        if len(free) > 7:
-            jacobian[:, 7] = a * unit * beta**2 * log - steep * q * np.log(2) * (1 + k) / k
-    return a * unit + sky, jacobian
+        steep = model * (beta * k) / (1 + k * q)  # -dI/dq
+        jacobian[:, A], jacobian[:, X], jacobian[:, Y] = model / a, 2 * steep * gx, 2 * steep * gy
+        jacobian[:, 3 if len(free) == 4 else SKY] = 1
+    if len(free) > 4:
+        jacobian[:, XX], jacobian[:, XY], jacobian[:, YY] = -steep * dx**2, -2 * steep * dx * dy, -steep * dy**2
+    if len(free) > 7:
+        jacobian[:, SLOPE] = model * beta**2 * log - steep * q * (0.6931472 * (1 + k) / k)
+    return model + sky, jacobian
 
 
 def total(p):

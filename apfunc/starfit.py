@@ -15,7 +15,8 @@ PRIOR = 0.25, 0.08  # 1/beta of the atmosphere's images and how much it differs,
 def light(shape, y, x, offsets, p, noise):
     """A frame that holds the models of the stars alone, without sky; the bright ones followed to twice the radius."""
     frame, bright = np.zeros(shape, "f4"), p[:, A] > 100 * noise
-    for rows, at in ((np.flatnonzero(~bright), offsets), (np.flatnonzero(bright), psf.disc(2 * offsets[0].max()))):
+    for rows, at in ((np.flatnonzero(~bright), offsets),
+                     (np.flatnonzero(bright), psf.disc(2 * offsets[0].max()))):
         for i in range(0, len(rows), 2000):
             k = rows[i:i + 2000]
             detect.paint(frame, psf.profiles(p[k], y[k], x[k], at), y[k], x[k], at)
@@ -23,7 +24,7 @@ def light(shape, y, x, offsets, p, noise):
 
 
 def others(frame, y, x, offsets, p):
-    """What the other stars of a frame of `light` add to each star's pixels (n, pixels)."""
+    """What the other stars of a frame of `light` (in which each is itself) add to each star's pixels (n, pixels)."""
     return np.maximum(np.nan_to_num(detect.stamps(frame, y, x, offsets)) - psf.profiles(p, y, x, offsets), 0)
 
 
@@ -85,7 +86,7 @@ def fluxes(p, own, more, y, x, offsets, noise, gain):
     height = (c * values).sum(1).astype("f8")
     sky = values.sum(1) / count - height * mean
     empty = noise * np.sqrt((c**2).sum(1))
-    photons = np.maximum(height[:, None] * profile + more, 0) / gain if gain else 0
+    photons = np.maximum(height[:, None].astype("f4") * profile + more, 0) / np.float32(gain) if gain else 0
     error = np.sqrt(empty**2 + (c**2 * photons).sum(1))
     area = psf.total(unit)
     return height * area, error * area, height / np.maximum(empty, 1e-12), height, sky

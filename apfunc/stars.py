@@ -114,26 +114,25 @@ def _measure(flat, bad, full, sky, along, width, sigma, gain):
     offsets = psf.disc(max(2.5 * width, 3))
     at, pixels = (y, x, offsets), detect.stamps(flat, y, x, offsets)
     p = psf.fit(pixels, *at, p, noise, free=psf.POINT, passes=3, near=0.1)[0]
-    for turn in range(3):
-        more = starfit.others(starfit.light(flat.shape, *at, p, noise), *at, p)
-        if turn == 0:
-            best = _clean(pixels, more, p, noise, offsets, width)
-            free, errors, _ = psf.fit(pixels[best], y[best], x[best], offsets, p[best], noise[best], gain, free=psf.ALL)
-            model = starfit.field(free, errors, flat.shape, width)
-            p, again = starfit.shaped(p, model, flat.shape) if model else p, np.arange(len(p))
-        else:  # those with neighbours once more
-            again = np.flatnonzero(more.sum(1) > 0.02 * np.abs(np.nansum(pixels, 1)))
-        p[again] = psf.fit(pixels[again] - more[again], y[again], x[again], offsets, p[again], noise[again], gain,
-                           more[again], psf.POINT, 6)[0]
-    frame = starfit.light(flat.shape, *at, p, noise)
-    more = starfit.others(frame, *at, p)
+    more = starfit.others(starfit.light(flat.shape, *at, p, noise), *at, p)
+    best = _clean(pixels, more, p, noise, offsets, width)
+    free, errors, _ = psf.fit(pixels[best], y[best], x[best], offsets, p[best], noise[best], gain, free=psf.ALL)
+    model = starfit.field(free, errors, flat.shape, width)
+    p = starfit.shaped(p, model, flat.shape) if model else p
+    p = psf.fit(pixels - more, *at, p, noise, gain, more, psf.POINT, 6)[0]
+    near = np.flatnonzero((more > 1e-3 * noise[:, None]).any(1) | (p[:, A] > 100 * noise))  # they touch each other
+    part = y[near], x[near], offsets
+    for _ in range(2 if len(near) < 0.3 * len(p) else 4):
+        frame = starfit.light(flat.shape, *part, p[near], noise[near])
+        more[near] = starfit.others(frame, *part, p[near])
+        p[near] = psf.fit(pixels[near] - more[near], *part, p[near], noise[near], gain, more[near], psf.POINT, 4)[0]
     columns, keep = _judged(pixels - more, more, p, *at, noise, gain, sigma, width, bad, full)
     p, y, x = p[keep], y[keep], x[keep]
     columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
     clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
-    about = {}
-    if len(clean):
-        about["APCOR"] = round(starfit.aperture(flat, frame, y[clean], x[clean], p[clean], width), 5)
+    about, bright = {}, clean[np.isin(keep[clean], near)]
+    if len(bright):
+        about["APCOR"] = round(starfit.aperture(flat, frame, y[bright], x[bright], p[bright], width), 5)
         columns["flux"], columns["fluxerr"] = columns["flux"] * about["APCOR"], columns["fluxerr"] * about["APCOR"]
     return p, columns, about | _psf(p, columns, clean)
 
@@ -161,7 +160,7 @@ def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, bad, full):
     """Columns of the stars that are stars, and which they are, brightest first."""
     at = y, x, offsets
     flux, error, sure, height, local = starfit.fluxes(p, own, more, *at, noise, gain)
-    free, _, least2 = psf.fit(own, *at, p, noise, gain, more, psf.SHAPE, 8, 0.01)
+    free, _, least2 = psf.fit(own, *at, p, noise, gain, more, psf.SHAPE, 8, 0.03)
     point2 = psf.fit(own, *at, p, noise, gain, more, psf.POINT, 0)[2]
     fwhm, ellipticity, theta = psf.shape(free)
     point, flatness, _ = psf.shape(p)
@@ -178,7 +177,7 @@ def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, bad, full):
     strange = (gained > 25) & ((fwhm > 1.3 * point) | (major > 1.5 * most) | (minor < 0.75 * least))
     flags = FULL * burnt + EDGE * edge + BLEND * (share > 0.1) + DEFECT * broken + SHAPE * (strange & ~burnt)
     inside = (np.abs(p[:, X] / full.shape[1] - 0.5) <= 0.5) & (np.abs(p[:, Y] / full.shape[0] - 0.5) <= 0.5)
-    sharp, wide = (gained > 16) & (minor < 0.65 * least) & ~burnt, (gained > 16) & (minor > 1.6 * point) & ~burnt
+    sharp, wide = (gained > 16) & (minor < 0.65 * least) & ~burnt, (gained > 9) & (minor > 1.6 * point) & ~burnt
     keep = inside & (sure >= sigma) & (height > 0.15 * more[:, distance <= 0.5].mean(1)) & ~sharp & ~wide
     keep &= np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)
     order = np.argsort(-flux, kind="stable")
