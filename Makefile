@@ -149,8 +149,8 @@ $(OUT)/continuum/%.fits: $(call flags,continuum)
 	$(DO) continuum $(filter $(OUT)/coadd/%,$^) $(continuum_FLAGS) -o $@ --record-failure
 
 $(OUT)/composite/%.png $(OUT)/composite/%.tif: $(call flags,composite)
-	$(DO) composite $(filter %.fits,$^) --palette $(lastword $(subst -, ,$*)) $(composite_FLAGS) \
-	  -o $(OUT)/composite/$*.png -o $(OUT)/composite/$*.tif
+	$(DO) composite $(filter %.fits,$^) $(addprefix --palette ,$(filter HaRGB LRGB RGB SHO HOO,$(lastword $(subst -, ,$*)))) \
+	  $(composite_FLAGS) -o $(OUT)/composite/$*.png -o $(OUT)/composite/$*.tif --record-failure
 
 $(OUT)/report.html: $(call flags,report)
 	$(DO) report $(OUT) $(report_FLAGS) -o $@

@@ -50,10 +50,11 @@ def main():
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (OSError, ValueError, MemoryError) as error:
+    except Exception as error:
         if "-vv" in sys.argv:
             raise
-        complain(str(error) or type(error).__name__)
+        expected = isinstance(error, (OSError, ValueError))
+        complain(str(error) if expected else f"{type(error).__name__}: {error} (a mistake in apfunc: -vv shows where)")
         sys.exit(1)
 
 
@@ -462,6 +463,46 @@ def continuum(line, cont, output, record_failure, **options):
             raise
         complain(f"{output}: {error}")
         record(output, line, f"continuum: {error}")
+
+
+@command(IMAGES, click.Option(["--palette"], metavar="NAME", help="HaRGB, LRGB, RGB, SHO, HOO, or three filters with commas; default: the best there is."),
+         choice("stretch", "auto", "arcsinh", "linear", help="For faint light by itself (default), or by hand."),
+         choice("balance", "stars", "signal", "none", help="What is white: the mean star (default), the brighter parts alike."),
+         number("soft", "ADU", "Where arcsinh turns from linear to logarithmic."), number("white", "ADU", "What is shown white."),
+         number("strength", "X", "More than 1 shows more of what is faint."), number("saturation", "X", "Of the colours."), "catalog",
+         click.Option(["-o", "--output"], multiple=True, metavar="OUT", help="A .png, .jpg or .tif (16 bit); may be given several times."), "record")
+def composite(images, output, catalog, record_failure, **options):
+    """Make a colour picture of images of different filters on one grid."""
+    from apfunc import io
+    from apfunc.composite import composite
+    from apfunc.picture import encode
+    sources = expand(images)
+    targets = [output_of(o, sources) for o in output]
+    if not targets:
+        raise click.UsageError("give -o OUT, a .png, .jpg or .tif")
+    try:
+        rgb, header = composite([io.read(s) for s in with_image(sources)], **given(options | {"catalog": read_table_of(catalog)}))
+    except ValueError as error:
+        if not record_failure:
+            raise
+        complain(f"{targets[0]}: {error}")
+        import numpy as np
+        from astropy.io.fits import Header
+        rgb, header = np.zeros((1, 1, 3), "u2"), Header({"REASON": str(error)})  # a black dot: make has its target, the report its reason
+    for target in targets:
+        io.write_text(target, encode(rgb, header, Path(target).suffix.lstrip(".").lower() or "png"))
+    if header.get("NOTE"):
+        say(f"{targets[0]}: {header['NOTE']}")
+
+
+@command(IMAGES, number("size", "PIXELS", "Largest side; a larger image is binned.", int), number("strength", "X", "More than 1 shows more of what is faint."), "output")
+def preview(images, output, **options):
+    """Make a stretched PNG of any frame, to look at."""
+    from apfunc import io
+    from apfunc.picture import encode
+    from apfunc.preview import preview
+    each(pairs_of(images, output), named("preview", lambda image, planes: (preview(image, **given(options)), image[1])), write=lambda target, pixels, header:
+         io.write_bytes(target, encode(pixels, header)))
 
 
 @command(click.Argument(["operation"]), click.Argument(["a"], metavar="IMAGE"), click.Argument(["b"], metavar="[IMAGE|NUMBER]", required=False), "output")

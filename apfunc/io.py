@@ -173,9 +173,7 @@ def write(target, image, planes=None):
     if str(target) == "-":
         stream = io.BytesIO()
         hdus.writeto(stream)
-        sys.stdout.buffer.write(stream.getbuffer())
-        sys.stdout.buffer.flush()
-        return
+        return write_bytes(target, stream.getbuffer())
     with replacing(target) as temporary:
         hdus.writeto(temporary, overwrite=True)
 
@@ -214,6 +212,15 @@ def write_table(target, table, only_if_changed=False):
                 table.meta[fits_name] = table.meta.pop(name)
     table.write(stream, format=format)
     write_text(target, stream.getvalue(), only_if_changed)
+
+
+def write_bytes(target, content):
+    """Write bytes to a path, at once or not at all, or to ``-`` (stdout)."""
+    if str(target) == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        write_text(target, content)
 
 
 def write_text(target, content, only_if_changed=False):

@@ -267,10 +267,7 @@ def night_mk(frames, groups):
 
 def pictures(stacks, rule, out):
     """The line images and composites that the filters of each target allow."""
-    try:
-        from apfunc.composite import palettes_for
-    except ImportError:
-        palettes_for = lambda f: {}
+    from apfunc.palette import palettes_for
     for target in sorted({t for t, _ in stacks}):
         filters = {f: band(f) for t, f in stacks if t == target}
         for filter, line in sorted(filters.items()):
@@ -278,7 +275,7 @@ def pictures(stacks, rule, out):
             if continuum:
                 rule("continuum", f"{out}/continuum/{target}-{filter}.fits", f"{out}/coadd/{target}-{filter}.fits", f"{out}/coadd/{target}-{continuum}.fits")
         for palette, used in palettes_for(sorted(filters)).items():
-            rule("composite", f"{out}/composite/{target}-{palette}.png", *[f"{out}/coadd/{target}-{f}.fits" for f in used])
+            rule("composite", f"{out}/composite/{target}-{safe(palette)}.png", *[f"{out}/coadd/{target}-{f}.fits" for f in used])
 
 
 def explain(frame):
