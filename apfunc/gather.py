@@ -1,0 +1,169 @@
+"""What the report needs, read from a night's folder: tables, headers, small pictures (an edge of `apfunc report`)."""
+
+import contextlib
+import io as memory
+import os
+from pathlib import Path
+
+import numpy as np
+
+from apfunc.header import BADPIX_BITS, text
+
+SMALL, MEDIUM, LARGE = 240, 900, 1400  # pixels of the longer side: lights and masters, stacks, composites
+
+
+def gather(folder, previews=True):
+    """The arguments of `report.report` as a dict, from the contracted names below `folder`; what is not there is left out.
+
+    With `previews`, a full-size JPEG of every stack and line image is written to ``folder/previews`` and linked.
+    """
+    folder = Path(folder)
+    inventory, quality = _table(folder / "frames.ecsv"), _table(folder / "quality.csv")
+    names = [str(n) for n in (quality["name"] if quality is not None else [])]
+    if inventory is not None:
+        names += [str(r["name"]) for r in inventory if r["kind"] == "light" and str(r["name"]) not in names]
+    found = {"inventory": inventory, "quality": quality, "readnoise": _table(folder / "masters/readnoise.ecsv"), "night": folder.resolve().name}
+    found["frames"] = {n: frame for n in names if (frame := _light(folder, n))}
+    found["pictures"] = _composites(folder) + [_stack(folder, path, kind, previews) for kind in ("continuum", "coadd")
+                                               for path in sorted((folder / kind).glob("*.fits"))]
+    masters = sorted((folder / "masters").glob("*.fits"))
+    found["masters"] = [m for path in masters if not path.name.startswith("badpix") and (m := _master(folder, path))]
+    found["badpix"] = [m for path in masters if path.name.startswith("badpix") and (m := _map(folder, path))]
+    if inventory is not None and len(inventory) and "night" in inventory.colnames:
+        nights = sorted({str(r["night"]) for r in inventory if r["kind"] == "light" and str(r["name"]) in names} - {"", "None", "--"})
+        found["night"] = ", ".join(nights) if 0 < len(nights) < 4 else found["night"]
+    return found
+
+
+def _table(path):
+    from apfunc.io import read_table
+    return read_table(path) if path.exists() else None
+
+
+def _read(path):
+    """(data, header) of a product; data is None, and REASON in the header, where there is no image."""
+    from astropy.io import fits
+    from apfunc.io import read_rows
+    try:
+        rows, header = read_rows(path)
+        return np.asarray(rows[0:rows.shape[0]], dtype=np.float32), header
+    except ValueError as error:
+        header = fits.Header()
+        with contextlib.suppress(OSError):
+            header = fits.getheader(path)
+        header["REASON"] = header.get("REASON") or str(error)[:60]
+        return None, header
+
+
+def _light(folder, name):
+    for stage in ("navigated", "calibrated"):
+        path = folder / stage / f"{name}.fits"
+        if path.exists():
+            data, header = _read(path)
+            if data is not None:
+                return {"thumb": thumbnail(data, SMALL), "header": header, "href": f"{stage}/{name}.fits"}
+    return None
+
+
+def _composites(folder):
+    """Every composite PNG, with its other formats beside it."""
+    found = []
+    for path in sorted((folder / "composite").glob("*.png")):
+        files = [(p.suffix[1:].upper(), f"composite/{p.name}") for p in sorted(path.parent.glob(path.stem + ".*"))
+                 if p.suffix in (".png", ".jpg", ".tif", ".fits") and p.stem == path.stem]
+        try:
+            thumb = _shrunk(path, LARGE)
+        except (OSError, ValueError):
+            found.append({"kind": "composite", "name": path.stem, "reason": "its picture cannot be read"})
+            continue
+        found.append({"kind": "composite", "name": path.stem, "thumb": thumb, "full": f"composite/{path.name}", "files": files})
+    return found
+
+
+def _stack(folder, path, kind, previews):
+    data, header = _read(path)
+    picture = {"kind": kind, "name": path.stem, "header": header, "files": [("FITS", f"{kind}/{path.name}")]}
+    if data is None:
+        return picture | {"reason": text(header, "REASON")}
+    full = f"previews/{kind}-{path.stem}.jpg"
+    if previews:
+        from apfunc.io import write_text
+        os.makedirs(folder / "previews", exist_ok=True)
+        write_text(folder / full, encoded(stretched(data)), only_if_changed=True)
+    return picture | {"thumb": thumbnail(data, MEDIUM), "full": full if previews else f"{kind}/{path.name}"}
+
+
+def _master(folder, path):
+    data, header = _read(path)
+    if data is None:
+        return None
+    some = data[::max(1, data.shape[0] // 500), ::max(1, data.shape[1] // 500)]
+    some = some[np.isfinite(some)]
+    middle = float(np.median(some)) if some.size else None
+    scatter = 1.4826 * float(np.median(np.abs(some - middle))) if some.size else None
+    return {"name": path.stem, "header": header, "thumb": thumbnail(data, SMALL, linear=True), "href": f"masters/{path.name}", "median": middle, "std": scatter}
+
+
+def _map(folder, path):
+    data, header = _read(path)
+    if data is None:
+        return None
+    kinds = data.astype(np.uint8)
+    counts = {name: int(np.count_nonzero(kinds & bit)) for name, bit in BADPIX_BITS.items()}
+    step = max(1, -(-max(kinds.shape) // (2 * SMALL)))
+    rows, columns = (n // step * step for n in kinds.shape)
+    blocks = kinds[:rows, :columns].reshape(rows // step, step, columns // step, step)
+    small = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks, axis=3), axis=1)[::-1]
+    colour = np.full((*small.shape, 3), (13, 16, 21), np.uint8)
+    for bit, rgb in ((1, (255, 190, 70)), (8, (255, 120, 60)), (2, (90, 150, 255)), (16, (200, 120, 255)), (4, (255, 80, 90))):
+        colour[(small & bit) > 0] = rgb
+    return {"name": path.stem, "href": f"masters/{path.name}", "thumb": encoded(colour, "PNG"), "counts": counts, "pixels": kinds.size}
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+def thumbnail(data, size, linear=False):
+    """A JPEG (bytes) of an image, its longer side at most `size` pixels, first row at the bottom, stretched; None when all NaN."""
+    step = max(1, -(-max(data.shape) // size))
+    rows, columns = (max(n // step, 1) * min(step, n) for n in data.shape)
+    part = data[:rows, :columns]
+    blocks = part.reshape(rows // min(step, rows), min(step, rows), columns // min(step, columns), min(step, columns))
+    good = np.isfinite(blocks)
+    count = good.sum(axis=(1, 3))
+    if not count.any():
+        return None
+    mean = np.where(good, blocks, 0).sum(axis=(1, 3), dtype=np.float64) / np.maximum(count, 1)
+    return encoded(stretched(np.where(count > 0, mean, np.nan), linear))
+
+
+def stretched(data, linear=False):
+    """uint8 of an image, first row at the bottom: arcsinh from just below the sky to the stars, or linear about the median."""
+    some = data[::max(1, data.shape[0] // 700), ::max(1, data.shape[1] // 700)]
+    some = some[np.isfinite(some)]
+    middle = np.median(some) if some.size else 0.0
+    noise = max(1.4826 * np.median(np.abs(some - middle)), 1e-9 * max(abs(middle), 1)) if some.size else 1.0
+    if linear:
+        scaled = (data - (middle - 3.5 * noise)) / (7 * noise)
+    else:
+        low, high = middle - 1.5 * noise, max(np.quantile(some, 0.998), middle + 20 * noise)
+        scaled = np.arcsinh(np.maximum(data - low, 0) / (2.5 * noise)) / np.arcsinh((high - low) / (2.5 * noise))
+    return (255 * np.clip(np.nan_to_num(scaled, nan=0.0), 0, 1)).astype(np.uint8)[::-1]
+
+
+def encoded(pixels, form="JPEG"):
+    """The bytes of a JPEG or PNG of a uint8 array."""
+    from PIL import Image
+    stream = memory.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, form, quality=88)
+    return stream.getvalue()
+
+
+def _shrunk(path, size):
+    from PIL import Image
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(path) as picture:
+        picture = picture.convert("RGB")
+        picture.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        stream = memory.BytesIO()
+        picture.save(stream, "JPEG", quality=88)
+    return stream.getvalue()

@@ -1,0 +1,69 @@
+"""Pieces of an HTML page: escaped text, pictures as data, tables, numbers in words (`apfunc report`)."""
+
+import base64
+import math
+import re
+from html import escape
+from urllib.parse import quote
+
+
+def safe_text(value):
+    """Text of the night made safe for HTML: escaped, and without control and direction-changing characters."""
+    return escape("".join(c if c.isprintable() or c == "\n" else " " for c in str(value)), quote=True)
+
+
+def href(link):
+    """A relative link made safe; an absolute one leads nowhere."""
+    return escape(quote(str(link), safe="/.-_~+"), quote=True) if not str(link).startswith("/") else "#"
+
+
+def image(content, name, link):
+    """A picture (bytes of a PNG or JPEG, or None) as data in the page, linked to the file `link`."""
+    if not content:
+        return '<div class="none">no picture</div>'
+    kind = "png" if content[:4] == b"\x89PNG" else "jpeg"
+    picture = f'<img loading="lazy" alt="{safe_text(name)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+    return f'<a href="{href(link)}">{picture}</a>' if link else picture
+
+
+def table(heads, rows):
+    """A table; heads that end in # are of columns of numbers; lines in a cell stay lines."""
+    numbers = [h.endswith("#") for h in heads]
+    head = "".join(f'<th{" class=n" * n}>{safe_text(h.rstrip("#"))}</th>' for h, n in zip(heads, numbers))
+    cells = lambda row: "".join(f'<td class={"n" if n else "name" if i == 0 else "w" if h in ("reason", "why", "tied to", "masters") else "t"}>'
+                                f'{safe_text(v).replace(chr(10), "<br>")}</td>' for i, (v, n, h) in enumerate(zip(row, numbers, heads)))
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(f"<tr>{cells(r)}</tr>" for r in rows)}</tbody></table></div>'
+
+
+def finite(value):
+    """Whether `value` is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def fixed(value, digits, unit=""):
+    """A number with `digits` decimals, or a dash; thousands get a thin grouping."""
+    return f"{value:,.{digits}f}{unit}" if finite(value) else "–"
+
+
+def with_error(row, key, digits):
+    """A value of a row with its error (column `key`_err)."""
+    error = row.get(f"{key}_err")
+    return fixed(row.get(key), digits) + (f" ± {fixed(error, digits)}" if finite(error) else "")
+
+
+def median(values):
+    """The median of the finite values, or None."""
+    values = sorted(v for v in values if finite(v))
+    return (values[len(values) // 2] + values[(len(values) - 1) // 2]) / 2 if values else None
+
+
+def exposure(seconds):
+    """'120 s', '20 min', '2.5 h', or None."""
+    if not finite(seconds):
+        return None
+    return f"{seconds:.0f} s" if 1 <= seconds < 600 else f"{seconds / 60:.0f} min" if 600 <= seconds < 6000 else f"{seconds / 3600:.1f} h" if seconds >= 1 else f"{seconds:.3g} s"
+
+
+def base_name(path):
+    """A file's name without its folder."""
+    return re.split(r"[/\\]", str(path))[-1]

@@ -1,0 +1,89 @@
+"""Small plots as inline SVG: values over the night, one mark a frame, a colour a filter (`apfunc report`).
+
+Text and marks take their colours from the page's CSS, so that they follow its light or dark scheme.
+"""
+
+import math
+from html import escape
+
+from apfunc.names import band
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 190, 46, 12, 12, 26
+HUES = {"L": "l", "R": "r", "G": "g", "B": "b", "Ha": "ha", "OIII": "o3", "SII": "s2", "Hb": "b", "NII": "ha", "V": "g", "g": "g",
+        "r": "r", "i": "s2", "z": "z", "u": "u", "U": "u", "I": "s2"}
+
+
+def hue(name):
+    """The CSS class of a filter's colour: f-r, f-ha, …; f-x for one that is not known."""
+    return "f-" + HUES.get(band(name or ""), "x")
+
+
+def ticks(low, high, count=4):
+    """Round numbers (1, 2 or 5 times a power of ten apart) within [low, high], about `count` of them."""
+    rough = (high - low) / max(count, 1)
+    power = 10.0**math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def span(values, least):
+    """The range of an axis: the values with a little room, at least `least` wide."""
+    low, high = min(values), max(values)
+    room = max(0.08 * (high - low), (least - (high - low)) / 2, 1e-9 * max(abs(high), 1))
+    return low - room, high + room
+
+
+def clock(hours):
+    """'23:30' of hours since the first midnight before the frames."""
+    minutes = round(hours * 60)
+    return f"{minutes // 60 % 24:02d}:{minutes % 60:02d}"
+
+
+def plot(points, label, unit="", least=0.0, floor=None, marks=()):
+    """The SVG text of a plot of `points`: dicts with x [hours, UT], y, filter, good (bool), text (tooltip), link.
+
+    Points without a finite x or y are left out; '' when none is left.  The y range is at least `least` wide and not
+    below `floor`; `marks` are (y, text) of horizontal lines.  Accepted frames are dots joined by lines, a filter a
+    line; rejected ones are crosses.
+    """
+    points = [p for p in points if all(isinstance(p[k], (int, float)) and math.isfinite(p[k]) for k in "xy")]
+    if not points:
+        return ""
+    x0, x1 = span([p["x"] for p in points], 0.5)
+    y0, y1 = span([p["y"] for p in points] + [y for y, _ in marks], least)
+    y0 = y0 if floor is None else max(y0, floor)
+    at_x = lambda x: LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
+    at_y = lambda y: HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+    title = escape(f"{label} [{unit}]" if unit else label)
+    parts = [f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title} over time">']
+    for y in ticks(y0, y1):
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"/>'
+                     f'<text class="tick" x="{LEFT - 7}" y="{at_y(y) + 3.5:.1f}" text-anchor="end">{y:.6g}</text>')
+    steps = [h for h in (1 / 12, 1 / 6, 1 / 4, 1 / 2, 1, 2, 3, 6) if (x1 - x0) / h <= 6.5] or [math.ceil((x1 - x0) / 6)]
+    for i in range(math.ceil(x0 / steps[0]), math.floor(x1 / steps[0]) + 1):
+        parts.append(f'<text class="tick" x="{at_x(i * steps[0]):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{clock(i * steps[0])}</text>')
+    for y, text in marks:
+        parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"><title>{escape(text)}</title></line>')
+    for name in sorted({p["filter"] for p in points}):
+        line = sorted((p["x"], p["y"]) for p in points if p["filter"] == name and p["good"])
+        if len(line) > 1:
+            path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in line)
+            parts.append(f'<polyline class="join {hue(name)}" points="{path}"/>')
+    parts += [_mark(p, at_x(p["x"]), at_y(p["y"])) for p in sorted(points, key=lambda p: not p["good"])]
+    return "".join(parts) + "</svg>"
+
+
+def _mark(p, x, y):
+    shape = (f'<circle class="dot {hue(p["filter"])}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' if p["good"] else
+             f'<path class="cross {hue(p["filter"])}" d="M{x - 4:.1f},{y - 4:.1f}l8,8m0,-8l-8,8"/>')
+    return f'<a href="#{escape(p["link"])}"><title>{escape(p["text"])}</title><circle class="touch" cx="{x:.1f}" cy="{y:.1f}" r="9"/>{shape}</a>'
+
+
+def legend(filters, rejected):
+    """The key of the plots: a dot a filter, and the cross of rejected frames when there are any."""
+    dot = '<svg viewBox="0 0 12 12" aria-hidden="true">{}</svg>'
+    items = [f'<span>{dot.format(f"""<circle class="dot {hue(f)}" cx="6" cy="6" r="4"/>""")}{escape(f or "no filter")}</span>' for f in filters]
+    if rejected:
+        items.append(f'<span>{dot.format("""<path class="cross" d="M2,2l8,8m0,-8l-8,8"/>""")}rejected</span>')
+    return f'<p class="legend">{"".join(items)}</p>'
