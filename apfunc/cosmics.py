@@ -10,6 +10,7 @@ from apfunc.header import readnoise as header_readnoise
 PAD = 4        # a pixel's verdict depends on the data this far away
 BAND = 64      # rows done at a time in the passes over the whole frame
 CHUNK = 1 << 15  # pixels done at a time where windows are gathered
+LEAST, MARGIN = 1.5, 3.0  # lowest contrast that is used; contrast over that of the lower quartile of the stars
 FAINTEST = np.float32(1e-5)  # [electron] lower limit of the local level in the noise model
 
 
@@ -40,13 +41,14 @@ def cosmics(image, mask=None, sigma=4.5, sigfrac=0.3, contrast=None, iterations=
     if not gain > 0 or not readnoise >= 0:
         raise ValueError(f"gain {gain} and read noise {readnoise} make no noise model; give --gain and --readnoise")
     saturate = number(header, "SATURATE") if saturate is None else float(saturate)
-    contrast = contrast or (star_contrast(fwhm) if fwhm else 5.0)
+    contrast = star_contrast(fwhm) if contrast is None and fwhm else contrast
     electrons, usable = _padded(data, gain)
     if saturate is not None:
         saturated = np.zeros(usable.shape, bool)
         saturated[PAD:-PAD, PAD:-PAD] = data >= saturate
         usable &= ~_saturated_stars(electrons, saturated)
-    hit = _detect(electrons, usable, float(readnoise), sigma, sigfrac, contrast, iterations)[PAD:-PAD, PAD:-PAD]
+    hit, contrast = _detect(electrons, usable, float(readnoise), sigma, sigfrac, contrast, iterations)
+    hit = hit[PAD:-PAD, PAD:-PAD]
     at = np.flatnonzero(hit)
     out = data.copy()
     if at.size:
@@ -62,20 +64,35 @@ def cosmics(image, mask=None, sigma=4.5, sigfrac=0.3, contrast=None, iterations=
     return (out, header), flags
 
 
+def _contrast_of(star, centre, readnoise, scratch):
+    """S' / F: how much sharper than a smooth object the pixels `centre` look; and F."""
+    structure = _structure(star, centre, readnoise, scratch)
+    return _excess(star, centre, readnoise, scratch) / structure, structure
+
+
 def star_contrast(fwhm):
     """The contrast that keeps a star of this FWHM [pixel] safe: 1.5 times the sharpest look of a bright Gaussian star,
-    on whichever place in a pixel it falls; at least 2."""
+    on whichever place in a pixel it falls; at least LEAST."""
     sharpest = []
-    for x, y in ((0, 0), (0.25, 0), (0.25, 0.25), (0.5, 0), (0.5, 0.5)):
+    for y, x in ((0, 0), (0, 0.25), (0.25, 0.25), (0, 0.5), (0.25, 0.5), (0.5, 0.5)):
         distance2 = (np.arange(-11, 12)[:, None] - y) ** 2 + (np.arange(-11, 12) - x) ** 2
         star = (1e4 * np.exp(-2.7726 * distance2 / fwhm**2)).astype("f4")
-        centre = np.array([star.argmax()])
-        sharpest.append((_excess(star, centre, 1, star.copy()) / _structure(star, centre, 1, star.copy())).item())
-    return max(2.0, 1.5 * max(sharpest))
+        sharpest.append(_contrast_of(star, np.array([star.argmax()]), 1, star.copy())[0].item())
+    return max(LEAST, 1.5 * max(sharpest))
+
+
+def frame_contrast(electrons, look, readnoise, scratch):
+    """The contrast that the frame's own stars ask for: MARGIN times the lower quartile of that of the peaks with plenty of
+    fine structure (F > 10), which are stars and a few fat hits; between LEAST and 5, which it is without 5 such peaks."""
+    window = electrons.ravel()[look[:, None] + _offsets(1, electrons)]
+    peaks = look[window[:, 4] >= window.max(axis=1)]
+    contrast, structure = _contrast_of(electrons, peaks, readnoise, scratch)
+    stars = np.sort(contrast[structure > 10])
+    return float(np.clip(MARGIN * stars[stars.size // 4], LEAST, 5)) if stars.size >= 5 else 5.0
 
 
 def _detect(electrons, usable, readnoise, sigma, sigfrac, contrast, iterations):
-    """Bool array of the hits in a padded frame; changes `electrons` (the hits are smoothed away, step by step).
+    """Bool array of the hits in a padded frame, and the contrast used; changes `electrons` (the hits are smoothed away, step by step).
 
     Exactly what L.A.Cosmic on the whole frame gives: the first pass takes every pixel that a lower bound of the
     noise leaves possible, the next ones only what lies within PAD of a pixel that has changed.
@@ -92,6 +109,8 @@ def _detect(electrons, usable, readnoise, sigma, sigfrac, contrast, iterations):
     for _ in range(iterations):
         look = look[usable.ravel()[look]]
         look = look[_significance(electrons, look, readnoise) > sigma]
+        if contrast is None:
+            contrast = frame_contrast(electrons, look, readnoise, scratch)
         excess = _excess(electrons, look, readnoise, scratch)
         look, excess = look[excess > sigma], excess[excess > sigma]
         new = look[excess > contrast * _structure(electrons, look, readnoise, scratch)]
@@ -107,7 +126,7 @@ def _detect(electrons, usable, readnoise, sigma, sigfrac, contrast, iterations):
         electrons.ravel()[changed] = _mean_of_good(electrons, changed, usable & ~hit, level)
         _mirror_edges(electrons)
         look = _around(changed, PAD, usable)
-    return hit
+    return hit, contrast
 
 
 # The quantities of the paper, for the pixels with flat indices `at` of a padded frame in electrons.
