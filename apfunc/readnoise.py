@@ -1,0 +1,199 @@
+"""Gain and read noise of a camera from pairs of biases and pairs of flats (photon transfer; Janesick 2001).
+
+    biases:  D = b1 - b2         var(D) = 2 R^2                                R: read noise [adu]
+    flats:   D = f1 - k f2       var(D) = S (1 + k) / g + (1 + k^2) R^2        S: signal of f1 [adu], g: gain
+
+with k the ratio of the two signals in a small cell of the frame.  The difference cancels the fixed pattern, k the lamp's drift,
+and the cells vignetting and bad regions.
+"""
+
+import math
+
+import numpy as np
+
+from apfunc import belong, raw
+from apfunc.header import camera, text
+
+CELL = 32  # pixels a side
+PIXELS = 2**22  # so many of a frame are looked at, in rows of cells spread over it
+PAIRS = 12  # pairs that are looked at, spread over the frames
+
+
+def readnoise(biases, flats=(), sigma=4.0, saturate=None):
+    """Table of one row: camera; gain, gain_err [electron/adu]; readnoise, readnoise_err [electron]; readnoise_adu,
+    readnoise_adu_err [adu]; nbias, nflat (frames used); bias, level (median bias, median signal of the flats) [adu].
+
+    biases, flats : lists of (rows, header) as in `apfunc.combine.combine`; at least two biases.  Neighbours in the
+        order given are paired, flats within their filter; their levels may differ.  Without a pair of flats the gain and
+        what is in electrons are NaN.
+    sigma : differences beyond `sigma` standard deviations of their cell (cosmic rays, flickering pixels) do not count; the
+        variance is corrected for the truncation, and for the 1/12 adu^2 that rounding adds to each frame.
+    saturate : raw ADU of saturation (else as in `apfunc.raw.full_scale`); flats do not count above 0.9 of it.
+
+    The errors are those of the mean over the cells, from the scatter between cells.  Frames that do not belong to
+    the others (size, binning, temperature, level) are not used.
+    Raises ValueError: fewer than two biases that belong together, or biases without noise.
+
+    >>> from astropy.io import fits
+    >>> random = np.random.default_rng(1)
+    >>> pair = [(random.normal(1000, 10, (256, 256)), fits.Header()) for _ in range(2)]
+    >>> abs(float(readnoise(pair)["readnoise_adu"][0]) - 10) < 0.1
+    True
+    """
+    from astropy.table import Table
+    biases, headers, levels = _alike(biases, "bias")
+    if len(biases) < 2:
+        raise ValueError(f"read noise needs two biases of one size, binning, temperature and level; found {len(biases)}")
+    shape = biases[0][0]
+    flats, flat_headers, _ = _alike([f for f in flats if raw.opened(*f)[0] == shape], "flat")
+    whole = all(raw.whole(raw.sample(frame[1], shape)[0]) for frame in biases)
+    rounding = 1 / 12 if whole else 0.0
+
+    variances = np.array([bias_cells(a, b, sigma) for a, b in _some(pairs(biases))]) / 2 - rounding
+    power, power_err = robust_mean(variances.mean(axis=0))
+    if not power > 0:
+        raise ValueError("the biases have no noise; give raw bias frames")
+    noise = math.sqrt(power)
+    row = {"camera": camera(headers[0], shape), "gain": math.nan, "gain_err": math.nan, "readnoise": math.nan, "readnoise_err": math.nan,
+           "readnoise_adu": noise, "readnoise_adu_err": power_err / (2 * noise), "nbias": len(biases), "nflat": 0,
+           "bias": float(np.median(levels)), "level": math.nan}
+
+    of_filter = [text(h, "FILTER") for h in flat_headers]
+    paired = _some([pair for name in dict.fromkeys(of_filter) for pair in pairs([f for f, n in zip(flats, of_filter) if n == name])])
+    if paired:
+        full = raw.full_scale(np.stack([raw.sample(f[1], shape)[0] for f in flats]), flat_headers[0], saturate)
+        middle = np.median([cells_of(frame) for frame in _some(biases)], axis=0)
+        cells = np.array([flat_cells(a, b, middle, sigma, full) for a, b in paired])
+        inverse, inverse_err = inverse_gain(*np.moveaxis(cells, 1, 0), power + rounding)
+        if inverse > 0:
+            gain = 1 / inverse
+            gain_err = gain * inverse_err / inverse
+            row |= {"gain": gain, "gain_err": gain_err, "readnoise": gain * noise, "nflat": len(flats),
+                    "readnoise_err": math.hypot(gain_err * noise, gain * row["readnoise_adu_err"]),
+                    "level": float(np.nanmedian(cells[:, 0]))}
+    units = {"gain": "electron/adu", "readnoise": "electron", "readnoise_adu": "adu"}
+    table = Table([row])
+    for name in table.colnames:
+        table[name].unit = units.get(name.removesuffix("_err")) or {"bias": "adu", "level": "adu"}.get(name)
+    return table
+
+
+def _alike(images, kind):
+    """(opened frames, headers, levels) of the images that belong together; flats of several filters do."""
+    frames, headers = [raw.opened(*image) for image in images], [header for _, header in images]
+    reasons = belong.by_header(headers, [shape for shape, _, _ in frames], kind if kind == "bias" else None)
+    samples = [raw.sample(read, shape)[0] - raw.sample_base(base, shape) for shape, read, base in frames]
+    levels = [None if why else float(np.nanmedian(s)) for why, s in zip(reasons, samples)]
+    if kind == "bias":
+        noise = [raw.spread(np.diff(s, axis=1)) / math.sqrt(2) for s in samples]
+        belong.reject(reasons, belong.by_level(levels, float(np.median(noise)) if noise else 0.0))
+    used = [i for i, why in enumerate(reasons) if why is None]
+    return [frames[i] for i in used], [headers[i] for i in used], [levels[i] for i in used]
+
+
+def pairs(frames):
+    """Neighbours: (0, 1), (1, 2), …"""
+    return list(zip(frames[:-1], frames[1:]))
+
+
+def _some(items):
+    """At most PAIRS of the items, evenly spread."""
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(len(items), PAIRS))] if items else []
+
+
+def cells_of(frame, corrected=True):
+    """The pixels of a frame in cells, (cells, pixels), float32: rows of cells spread over the frame; without its overscan and
+    pedestal, or as read out."""
+    (rows, columns), read, base = frame
+    size = min(CELL, rows, columns)
+    starts = np.linspace(0, rows - size, min(rows // size, PIXELS // (columns * size) + 1)).astype(int)
+    bands = [np.asarray(read(a, a + size), "f4") - (base(a, a + size) if corrected else 0) for a in map(int, starts)]
+    wide = columns // size
+    return np.concatenate([b[:, :wide * size].reshape(size, wide, size).transpose(1, 0, 2).reshape(wide, -1) for b in bands])
+
+
+def truncated_variance(values, sigma, good=True):
+    """Variance of each row of `values` without what lies beyond `sigma` standard deviations, corrected for the truncation of
+    normal noise, and the array of what counted.  Pixels that are not `good` do not count."""
+    there = np.isfinite(values)
+    good, median = (good, np.median) if there.all() else (good & there, np.nanmedian)
+    middle = median(values, axis=1, keepdims=True)
+    deviation = 1.4826 * median(np.abs(values - middle), axis=1, keepdims=True)
+    tail = sigma * math.sqrt(2 / math.pi) * math.exp(-sigma**2 / 2) / math.erf(sigma / math.sqrt(2))
+    deviation = np.maximum(deviation, 0.7)  # (differences of whole numbers)
+    for _ in range(3):
+        keep = good & (np.abs(values - middle) <= sigma * deviation)
+        count = np.maximum(keep.sum(axis=1, keepdims=True), 2)
+        middle = np.where(keep, values, 0).sum(axis=1, keepdims=True) / count
+        variance = np.where(keep, values - middle, 0)**2
+        variance = variance.sum(axis=1, keepdims=True) / (count - 1) / (1 - tail)
+        deviation = np.maximum(np.sqrt(variance), 1e-3)
+    return variance[:, 0], keep
+
+
+def bias_cells(first, second, sigma):
+    """Variance of the difference of two biases, cell by cell [adu^2]."""
+    return truncated_variance(cells_of(first) - cells_of(second), sigma)[0]
+
+
+def flat_cells(first, second, middle, sigma, full):
+    """(S, k, variance of f1 - k f2) of a pair of flats, cell by cell; NaN in cells that do not count.  `middle`: the
+    cells of the median bias."""
+    f1, f2 = cells_of(first) - middle, cells_of(second) - middle
+    good, level = np.ones(f1.shape, bool), 0.0
+    for frame in (first, second):
+        as_read = cells_of(frame, corrected=False)
+        good &= as_read < 0.97 * (full or np.inf)
+        level = np.maximum(level, np.median(as_read, axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        k = np.median(f1, axis=1) / np.median(f2, axis=1)
+        for _ in range(2):
+            variance, keep = truncated_variance(level_cells(f1 - k[:, None] * f2), sigma, good)
+            s1, s2 = (np.where(keep, f, 0).sum(axis=1) / keep.sum(axis=1) for f in (f1, f2))
+            k = s1 / s2
+    counts = (level < 0.9 * (full or np.inf)) & (s1 > 0) & (s2 > 0) & (k > 0.2) & (k < 5) & (keep.mean(axis=1) > 0.9)
+    return np.where(counts, [s1, k, variance], np.nan)
+
+
+def level_cells(values):
+    """Cells (cells, pixels) without their slopes in x and y (from medians of rows and columns, to spare them from
+    outliers): the light may have moved between two flats."""
+    size = math.isqrt(values.shape[1])
+    if size * size != values.shape[1] or size < 8:
+        return values
+    cube = values.reshape(-1, size, size)
+    half = (size + 1) // 2
+    out = cube.astype("f8")
+    for axis in (1, 2):
+        profile = np.median(cube, axis=3 - axis)
+        slope = (profile[:, half:].mean(axis=1) - profile[:, :size - half].mean(axis=1)) / half
+        ramp = slope[:, None] * (np.arange(size) - (size - 1) / 2)
+        out -= ramp[:, :, None] if axis == 1 else ramp[:, None, :]
+    return out.reshape(values.shape)
+
+
+def inverse_gain(signal, k, variance, power):
+    """1 / g [adu/electron] and its error, from arrays (pairs, cells); `power` is the variance of a bias [adu^2].
+
+    Each value (var - (1 + k^2) power) / (S (1 + k)) weighs by the variance that the model gives it.
+    """
+    doubled, floor = signal * (1 + k), (1 + k**2) * power
+    each = (variance - floor) / doubled
+    if not np.isfinite(each).any():
+        return math.nan, math.nan
+    rough = np.nanmedian(each)
+    weight = np.nan_to_num((doubled / (doubled * max(rough, 0) + floor))**2)
+    weight[~np.isfinite(each)] = 0
+    total = weight.sum(axis=0)
+    seen = total > 0
+    return robust_mean((weight * np.nan_to_num(each)).sum(axis=0)[seen] / total[seen], total[seen])
+
+
+def robust_mean(values, weights=None):
+    """Weighted mean of the values within 5 robust deviations of their median, and its error from their scatter."""
+    weights = np.ones(len(values)) if weights is None else weights
+    keep = np.abs(values - np.median(values)) <= 5 * max(raw.spread(values), 1e-12) if len(values) > 3 else np.isfinite(values)
+    v, w = values[keep], weights[keep] / weights[keep].sum()
+    centre = float(w @ v)
+    error = math.sqrt(float(w**2 @ (v - centre)**2) * len(v) / (len(v) - 1)) if len(v) > 1 else math.nan
+    return centre, error
