@@ -61,7 +61,7 @@ def _light(folder, name):
         if path.exists():
             data, header = _read(path)
             if data is not None:
-                return {"thumb": thumbnail(data, SMALL), "header": header, "href": f"{stage}/{name}.fits"}
+                return {"thumb": thumbnail((data, header), SMALL), "header": header, "href": f"{stage}/{name}.fits"}
     return None
 
 
@@ -73,8 +73,8 @@ def _composites(folder):
                  if p.suffix in (".png", ".jpg", ".tif", ".fits") and p.stem == path.stem]
         try:
             thumb = _shrunk(path, LARGE)
-        except (OSError, ValueError):
-            found.append({"kind": "composite", "name": path.stem, "reason": "its picture cannot be read"})
+        except (OSError, ValueError) as error:
+            found.append({"kind": "composite", "name": path.stem, "reason": str(error) if isinstance(error, ValueError) else "its file cannot be read"})
             continue
         found.append({"kind": "composite", "name": path.stem, "thumb": thumb, "full": f"composite/{path.name}", "files": files})
     return found
@@ -89,8 +89,10 @@ def _stack(folder, path, kind, previews):
     if previews:
         from apfunc.io import write_text
         os.makedirs(folder / "previews", exist_ok=True)
-        write_text(folder / full, encoded(stretched(data)), only_if_changed=True)
-    return picture | {"thumb": thumbnail(data, MEDIUM), "full": full if previews else f"{kind}/{path.name}"}
+        from apfunc.picture import encode
+        from apfunc.preview import preview
+        write_text(folder / full, encode(preview((data, header)), header, "jpg"), only_if_changed=True)
+    return picture | {"thumb": thumbnail((data, header), MEDIUM), "full": full if previews else f"{kind}/{path.name}"}
 
 
 def _master(folder, path):
@@ -101,67 +103,49 @@ def _master(folder, path):
     some = some[np.isfinite(some)]
     middle = float(np.median(some)) if some.size else None
     scatter = 1.4826 * float(np.median(np.abs(some - middle))) if some.size else None
-    return {"name": path.stem, "header": header, "thumb": thumbnail(data, SMALL, linear=True), "href": f"masters/{path.name}", "median": middle, "std": scatter}
+    shown = (middle - 3.5 * scatter, middle + 3.5 * scatter) if some.size else None
+    return {"name": path.stem, "header": header, "thumb": thumbnail((data, header), SMALL, shown), "href": f"masters/{path.name}", "median": middle, "std": scatter}
 
 
 def _map(folder, path):
+    """A bad-pixel map: its counts (a pixel of a bad column counts there only) and a picture of it, a colour a kind."""
+    from apfunc.picture import encode
     data, header = _read(path)
     if data is None:
         return None
     kinds = data.astype(np.uint8)
-    counts = {name: int(np.count_nonzero(kinds & bit)) for name, bit in BADPIX_BITS.items()}
+    column = kinds & BADPIX_BITS["COLUMN"] > 0
+    counts = {name: int(np.count_nonzero((kinds & bit > 0) & ~(column & (name != "COLUMN")))) for name, bit in BADPIX_BITS.items()}
     step = max(1, -(-max(kinds.shape) // (2 * SMALL)))
-    rows, columns = (n // step * step for n in kinds.shape)
-    blocks = kinds[:rows, :columns].reshape(rows // step, step, columns // step, step)
-    small = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks, axis=3), axis=1)[::-1]
+    rows, columns = (max(n // step, 1) for n in kinds.shape)
+    blocks = kinds[:rows * step, :columns * step].reshape(rows, -1, columns, min(step, kinds.shape[1]))
+    small = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks, axis=3), axis=1)
     colour = np.full((*small.shape, 3), (13, 16, 21), np.uint8)
-    for bit, rgb in ((1, (255, 190, 70)), (8, (255, 120, 60)), (2, (90, 150, 255)), (16, (200, 120, 255)), (4, (255, 80, 90))):
-        colour[(small & bit) > 0] = rgb
-    return {"name": path.stem, "href": f"masters/{path.name}", "thumb": encoded(colour, "PNG"), "counts": counts, "pixels": kinds.size}
+    for name, rgb in (("HOT", (255, 190, 70)), ("UNSTABLE", (255, 120, 60)), ("DEAD", (90, 150, 255)), ("USER", (200, 120, 255)), ("COLUMN", (255, 80, 90))):
+        colour[small & BADPIX_BITS[name] > 0] = rgb
+    return {"name": path.stem, "href": f"masters/{path.name}", "thumb": encode(colour), "counts": counts, "pixels": kinds.size,
+            "bad": int(np.count_nonzero(kinds))}
 
 
 # -------------------------------------------------------------------------------------------------------- pictures
 
-def thumbnail(data, size, linear=False):
-    """A JPEG (bytes) of an image, its longer side at most `size` pixels, first row at the bottom, stretched; None when all NaN."""
-    step = max(1, -(-max(data.shape) // size))
-    rows, columns = (max(n // step, 1) * min(step, n) for n in data.shape)
-    part = data[:rows, :columns]
-    blocks = part.reshape(rows // min(step, rows), min(step, rows), columns // min(step, columns), min(step, columns))
-    good = np.isfinite(blocks)
-    count = good.sum(axis=(1, 3))
-    if not count.any():
+def thumbnail(image, size, shown=None):
+    """A JPEG (bytes) of an image (data, header), its longer side about `size` pixels; None when it has no values.
+    `shown` is (black, white) of a linear scale; else the stretch of `preview`."""
+    from apfunc.picture import encode
+    from apfunc.preview import preview
+    if not np.isfinite(image[0]).any():
         return None
-    mean = np.where(good, blocks, 0).sum(axis=(1, 3), dtype=np.float64) / np.maximum(count, 1)
-    return encoded(stretched(np.where(count > 0, mean, np.nan), linear))
-
-
-def stretched(data, linear=False):
-    """uint8 of an image, first row at the bottom: arcsinh from just below the sky to the stars, or linear about the median."""
-    some = data[::max(1, data.shape[0] // 700), ::max(1, data.shape[1] // 700)]
-    some = some[np.isfinite(some)]
-    middle = np.median(some) if some.size else 0.0
-    noise = max(1.4826 * np.median(np.abs(some - middle)), 1e-9 * max(abs(middle), 1)) if some.size else 1.0
-    if linear:
-        scaled = (data - (middle - 3.5 * noise)) / (7 * noise)
-    else:
-        low, high = middle - 1.5 * noise, max(np.quantile(some, 0.998), middle + 20 * noise)
-        scaled = np.arcsinh(np.maximum(data - low, 0) / (2.5 * noise)) / np.arcsinh((high - low) / (2.5 * noise))
-    return (255 * np.clip(np.nan_to_num(scaled, nan=0.0), 0, 1)).astype(np.uint8)[::-1]
-
-
-def encoded(pixels, form="JPEG"):
-    """The bytes of a JPEG or PNG of a uint8 array."""
-    from PIL import Image
-    stream = memory.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, form, quality=88)
-    return stream.getvalue()
+    return encode(preview(image, size=size, stretch_to=shown), None, "jpg", 86)
 
 
 def _shrunk(path, size):
+    """A JPEG (bytes) of a PNG, at most `size` pixels; ValueError for the black dot that stands for no picture."""
     from PIL import Image
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(path) as picture:
+        if picture.size == (1, 1):
+            raise ValueError("the stacks allow none (make's output says why)")
         picture = picture.convert("RGB")
         picture.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
         stream = memory.BytesIO()

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import os
 import re
 from html import escape
 from urllib.parse import quote
@@ -48,7 +49,22 @@ def fixed(value, digits, unit=""):
 def with_error(row, key, digits):
     """A value of a row with its error (column `key`_err)."""
     error = row.get(f"{key}_err")
-    return fixed(row.get(key), digits) + (f" ± {fixed(error, digits)}" if finite(error) else "")
+    if not finite(error) or error <= 0:
+        return fixed(row.get(key), digits)
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 6)  # two digits of the error
+    return f"{fixed(row.get(key), digits)} ± {fixed(error, digits)}"
+
+
+def short(value):
+    """A number with four significant digits or all of its thousands, or a dash."""
+    return "–" if not finite(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def common_start(names):
+    """What all of several names begin with, up to a '-' or '_' and at least six letters; else ''."""
+    start = os.path.commonprefix(names)
+    start = start[:max(start.rfind("-"), start.rfind("_")) + 1]
+    return start if len(names) > 1 and len(start) >= 6 else ""
 
 
 def median(values):
@@ -61,7 +77,9 @@ def exposure(seconds):
     """'120 s', '20 min', '2.5 h', or None."""
     if not finite(seconds):
         return None
-    return f"{seconds:.0f} s" if 1 <= seconds < 600 else f"{seconds / 60:.0f} min" if 600 <= seconds < 6000 else f"{seconds / 3600:.1f} h" if seconds >= 1 else f"{seconds:.3g} s"
+    if seconds < 360:
+        return f"{seconds:.4g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def base_name(path):

@@ -12,7 +12,7 @@ from datetime import datetime
 from apfunc import svg
 from apfunc.header import number, text
 from apfunc.names import safe
-from apfunc.page import base_name, exposure, finite, fixed, href, image, median, safe_text, table, with_error
+from apfunc.page import base_name, common_start, exposure, finite, fixed, href, image, median, safe_text, short, table, with_error
 from apfunc.style import CSS
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -33,7 +33,7 @@ def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), ma
     pictures    dicts: kind (composite, coadd, continuum), name, header (or None), thumb, full (relative link or
                 None), files (list of (label, relative link)); one with `reason` could not be made
     masters     dicts: name, header, thumb, href, median, std [of the pixels]
-    badpix      dicts: name, thumb, href, pixels (how many the map has), counts (dict kind: number)
+    badpix      dicts: name, thumb, href, pixels (how many the map has), bad (how many are), counts (dict kind: number)
     night       what to call it; notes: further warnings
     What is missing leaves its section out.  The same input gives the same text.
     """
@@ -48,7 +48,7 @@ def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), ma
     links = "".join(f'<a href="#{i}">{title}</a>' for i, title, _ in sections)
     body = "".join(f'<section id="{i}"><h2>{title}</h2>{part}</section>' for i, title, part in sections)
     targets = sorted({r["object"] for r in lights if r["object"]})
-    title = ", ".join(targets) if 0 < len(targets) < 5 else f"{len(targets)} targets" if targets else "The night"
+    title = ", ".join(t.replace("_", " ") for t in targets) if 0 < len(targets) < 5 else f"{len(targets)} targets" if targets else "The night"
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{safe_text(title)} · {safe_text(night)}</title><style>{CSS}</style></head>\n'
             f'<body><header><div><h1>{safe_text(title)}</h1><p class="night">Night of {safe_text(night)}</p>{_facts(lights, masters)}{_warned(told)}<nav>{links}</nav>'
@@ -75,8 +75,10 @@ def light_rows(inventory, quality, frames):
         for key in ("object", "filter"):
             row[key] = str(row.get(key) or "")
         rows.append(row)
+    start = len(common_start(names))
     first = min((r["when"] for r in rows if r["when"]), default=None)
     for row in rows:
+        row["short"] = row["name"][start:]
         midnight = first and first.replace(hour=0, minute=0, second=0, microsecond=0)
         row["hours"] = (row["when"] - midnight).total_seconds() / 3600 if row["when"] else None
     return sorted(rows, key=lambda r: (r["hours"] is None, r["hours"] or 0, r["name"]))
@@ -144,7 +146,7 @@ def _facts(lights, masters):
     good = [r for r in lights if r["good"]]
     hours = sum(r.get("exptime") or 0 for r in good) / 3600
     facts = [(f"{len(good)} of {len(lights)}", "lights accepted"), (f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min", "accepted exposure"),
-             (", ".join(sorted({r["filter"] for r in lights if r["filter"]})) or "–", "filters"),
+             (", ".join(sorted({r["filter"] for r in lights if r["filter"]}, key=svg.order)) or "–", "filters"),
              (fixed(median([r.get("fwhm_arcsec") for r in good]), 2, '"'), "median FWHM"),
              (fixed(median([r.get("wcs_rms_arcsec") for r in good]), 3, '"'), "astrometric rms"), (str(len(masters)), "masters")]
     return '<div class="facts">' + "".join(f"<div><b>{safe_text(v)}</b><span>{safe_text(k)}</span></div>" for v, k in facts if v != "–") + "</div>"
@@ -158,7 +160,8 @@ def _warned(told):
 def _pictures(pictures):
     out = ""
     for kinds, style in ((("composite",), "grid hero"), (("continuum", "coadd"), "grid")):
-        shown = [p for k in kinds for p in pictures if p["kind"] == k and not p.get("reason")]
+        shown = [p for k in kinds for p in sorted(pictures, key=lambda p: svg.order((p.get("header") or {}).get("FILTER", ""))) if p["kind"] == k]
+        shown = [p for p in shown if not p.get("reason")]
         if shown:
             out += f'<div class="{style}">{"".join(map(_picture, shown))}</div>' + ("<p></p>" if style != "grid" else "")
     return out
@@ -171,7 +174,7 @@ def _picture(p):
             f"zero point {fixed(number(header, 'MAGZP'), 2)}" if number(header, "MAGZP") else None]
     if number(header, "CONTSCAL") is not None:
         said += [f"continuum × {fixed(header['CONTSCAL'], 4)} ± {fixed(number(header, 'CONTSERR'), 4)}",
-                 f"stars left {100 * number(header, 'CONTRESI'):.1f} %" if number(header, "CONTRESI") is not None else None]
+                 f"stars left {abs(100 * number(header, 'CONTRESI')):.1f} %" if number(header, "CONTRESI") is not None else None]
     files = " · ".join(f'<a href="{href(h)}">{safe_text(label)}</a>' for label, h in p.get("files", ()))
     return (f'<figure class="card">{image(p.get("thumb"), p["name"], p.get("full"))}<figcaption><b>{safe_text(p["name"])}</b> '
             f'<span class="soft">{KINDS.get(p["kind"], "")}</span><br>{safe_text(" · ".join(s for s in said if s))}'
@@ -187,8 +190,10 @@ def _strip(lights):
         cards.append(f'<figure class="card {"" if r["good"] else "rejected"}" id="{r["id"]}">{image(r["thumb"], r["name"], r["href"])}<figcaption>'
                      f'<span class="pill {"accept" if r["good"] else "reject"}">{safe_text(verdict)}</span> <span class="filter {svg.hue(r["filter"])}">'
                      f'{safe_text(r["filter"])}</span> {safe_text(line)}<br>{safe_text(r.get("reason") or "")}{"<br>" if r.get("reason") else ""}'
-                     f'<span class="soft">{safe_text(r["name"])}</span></figcaption></figure>')
-    return f'<div class="strip">{"".join(cards)}</div>' if cards else ""
+                     f'<span class="soft">{safe_text(r["short"])}</span></figcaption></figure>')
+    start = common_start([r["name"] for r in lights])
+    begins = f'<p class="soft">Names are shown without their common beginning {safe_text(start)}</p>' if start else ""
+    return f'{begins}<div class="strip">{"".join(cards)}</div>' if cards else ""
 
 
 def _plots(lights):
@@ -199,10 +204,10 @@ def _plots(lights):
             continue
         points = [{"x": r["hours"], "y": r.get(key), "filter": r["filter"], "good": r["good"], "link": r["id"],
                    "text": f"{r['name']}: {fixed(r.get(key), 3)} {unit}{'' if r['good'] else ' · ' + str(r.get('reason') or 'not accepted')}"} for r in lights]
-        plot = svg.plot(points, label, unit, least, floor)
+        plot = svg.plot(points, label, unit, least, floor, together=key in ("airmass", "temp", "focus"))
         if plot:
             cards.append(f'<div class="card"><h3>{label} <span>{unit}</span></h3>{plot}</div>')
-    key = svg.legend(sorted({r["filter"] for r in lights}), any(not r["good"] for r in lights))
+    key = svg.legend(sorted({r["filter"] for r in lights}, key=svg.order), any(not r["good"] for r in lights))
     return f'{key}<div class="plots">{"".join(cards)}</div>' if cards else ""
 
 
@@ -211,19 +216,19 @@ def _astrometry(lights, frames):
     for r in lights:
         header = frames.get(r["name"], {}).get("header") or {}
         if finite(r.get("wcs_rms_arcsec")) or header.get("WCSSRC"):
-            rows.append([r["name"], r["filter"], fixed(r.get("wcs_rms_arcsec"), 3), fixed(number(header, "WCSRMSPX"), 3), fixed(r.get("wcs_nmatch"), 0),
+            rows.append([r["short"], r["filter"], fixed(r.get("wcs_rms_arcsec"), 3), fixed(number(header, "WCSRMSPX"), 3), fixed(r.get("wcs_nmatch"), 0),
                          fixed(number(header, "PIXSCALE"), 4), str(header.get("WCSSRC", "–"))])
         else:
-            rows.append([r["name"], r["filter"], "–", "–", "–", "–", "not solved: " + str(r.get("reason") or "no reason given")])
+            rows.append([r["short"], r["filter"], "–", "–", "–", "–", "not solved: " + str(r.get("reason") or "no reason given")])
     return table(("light", "filter", 'rms ["]#', "rms [px]#", "matches#", 'scale ["/px]#', "tied to"), rows) if rows else ""
 
 
 def _quality(lights):
     columns = (("airmass", 3), ("fwhm_px", 2), ("fwhm_arcsec", 2), ("ellipticity", 3), ("nstars", 0), ("sky", 1), ("noise", 2), ("transparency", 3), ("weight", 3))
-    rows = [[r["name"], r["filter"], exposure(r.get("exptime")) or "–", *[fixed(r.get(k), d) for k, d in columns],
-             r.get("verdict") or "–", r.get("reason") or ""] for r in lights]
-    heads = ("light", "filter", "exposure#", "airmass#", "FWHM [px]#", 'FWHM ["]#', "ellipticity#", "stars#", "sky [adu]#", "noise [adu]#", "transparency#",
-             "weight#", "verdict", "reason")
+    rows = [[r["short"], r["filter"], r.get("verdict") or "–", r.get("reason") or "", exposure(r.get("exptime")) or "–",
+             *[fixed(r.get(k), d) for k, d in columns]] for r in lights]
+    heads = ("light", "filter", "verdict", "reason", "exposure#", "airmass#", "FWHM [px]#", 'FWHM ["]#', "ellipticity#", "stars#", "sky [adu]#", "noise [adu]#", "transparency#",
+             "weight#")
     return table(heads, rows) if rows else ""
 
 
@@ -234,7 +239,7 @@ def _detector(readnoise, badpix):
         out += table(("camera", "gain [electron/adu]#", "read noise [electron]#", "biases#", "flats#"), rows) + "<p></p>"
     cards = []
     for b in badpix:
-        share = 100 * sum(b["counts"].values()) / b["pixels"] if b.get("pixels") else 0
+        share = 100 * b["bad"] / b["pixels"] if b.get("pixels") else 0
         said = " · ".join(f"{n:,} {kind.lower()}" for kind, n in b["counts"].items() if n) or "none found"
         cards.append(f'<figure class="card">{image(b.get("thumb"), b["name"], b.get("href"))}<figcaption><b>Bad pixels</b> '
                      f'<span class="soft">{safe_text(b["name"])}</span><br>{safe_text(said)}<br>{share:.3f} % of the sensor</figcaption></figure>')
@@ -247,10 +252,10 @@ def _masters(masters):
         h = m.get("header") or {}
         said = [f"{h['NCOMBINE']} frames" if h.get("NCOMBINE") else None, exposure(number(h, "EXPTIME")),
                 f"{fixed(number(h, 'CCD-TEMP'), 1)} °C" if number(h, "CCD-TEMP") is not None else None,
-                f"median {fixed(m.get('median'), 3)}, scatter {fixed(m.get('std'), 3)}" if finite(m.get("median")) else None,
-                f"noise {fixed(number(h, 'NOISE'), 3)}" if number(h, "NOISE") is not None else None,
+                f"median {short(m.get('median'))}, scatter {short(m.get('std'))}" if finite(m.get("median")) else None,
+                f"noise {short(number(h, 'NOISE'))}" if number(h, "NOISE") is not None else None,
                 f"clipped {100 * number(h, 'REJFRAC'):.2f} %" if number(h, "REJFRAC") is not None else None,
-                f"level {fixed(number(h, 'FLATNORM'), 0)} adu" if number(h, "FLATNORM") is not None else None]
+                f"level {short(number(h, 'FLATNORM'))} adu" if number(h, "FLATNORM") is not None else None]
         left = "".join(f'<br><span class="pill reject">left out</span> {safe_text(t)}' for t in _cards(h, "EXC"))
         cards.append(f'<figure class="card">{image(m.get("thumb"), m["name"], m.get("href"))}<figcaption><b>{safe_text(h.get("IMAGETYP", "Master"))}</b> '
                      f'{safe_text(h.get("FILTER") or "")}<br>{safe_text(" · ".join(s for s in said if s))}{left}<br><span class="soft">{safe_text(m["name"])}</span></figcaption></figure>')
@@ -258,12 +263,19 @@ def _masters(masters):
 
 
 def _served(inventory):
-    """Lights that share masters and reason share a row."""
+    """Lights of one filter that the same masters serve share a row, with the largest difference in temperature."""
     groups = {}
+    degrees = re.compile(r"([\d.]+) C off")
     for r in _rows(inventory):
         if r.get("kind") == "light" and (r.get("masters") or r.get("reason")) and r.get("used") not in (False, "False"):
-            groups.setdefault((str(r.get("object") or ""), str(r.get("filter") or ""), str(r.get("masters") or ""), str(r.get("reason") or "")), []).append(r["name"])
-    rows = [[f"{o} {f}".strip(), str(len(names)), "\n".join(m.split()), "\n".join(w.split("; "))] for (o, f, m, w), names in sorted(groups.items())]
+            why = str(r.get("reason") or "")
+            key = (str(r.get("object") or ""), svg.order(str(r.get("filter") or "")), str(r.get("masters") or ""), degrees.sub("# C off", why))
+            groups.setdefault(key, []).append([float(d) for d in degrees.findall(why)])
+    rows = []
+    for (name, (_, filter), masters, why), off in sorted(groups.items()):
+        for largest in map(max, zip(*off)):
+            why = why.replace("# C off", f"{'up to ' * (len(off) > 1)}{largest:.1f} °C off", 1)
+        rows.append([f"{name} {filter}".strip(), str(len(off)), "\n".join(masters.split()), "\n".join(why.split("; "))])
     return table(("lights", "frames#", "masters", "why"), rows) if rows else ""
 
 

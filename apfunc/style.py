@@ -43,7 +43,7 @@ figcaption b { font-size: .98rem }
 .strip figcaption { padding: 8px 10px 10px; font-size: .8rem; line-height: 1.4 }
 .soft { color: var(--soft) }
 .strip .card:target { outline: 3px solid var(--link); outline-offset: 1px }
-.rejected img { opacity: .5 }
+.rejected img { filter: brightness(.6) }
 .pill { display: inline-block; border-radius: 99px; padding: 0 8px; font-size: .76rem; font-weight: 600; line-height: 1.65 }
 .accept { color: var(--good); background: var(--good-bg) }
 .reject { color: var(--bad); background: var(--bad-bg) }
@@ -53,7 +53,6 @@ figcaption b { font-size: .98rem }
 svg.plot { display: block; width: 100%; height: auto }
 svg .grid { stroke: var(--line); stroke-width: 1 }
 svg .tick { fill: var(--soft); font-size: 11.5px; font-variant-numeric: tabular-nums }
-svg .mark { stroke: var(--soft); stroke-dasharray: 4 4 }
 svg .join { fill: none; stroke: currentColor; stroke-width: 1.5; opacity: .45 }
 svg .dot { fill: currentColor; stroke: var(--card); stroke-width: 1.3 }
 svg .cross { fill: none; stroke: currentColor; stroke-width: 2 }
@@ -68,8 +67,8 @@ th, td { text-align: left; padding: 6px 12px; border-bottom: 1px solid var(--lin
 tr:last-child td { border-bottom: 0 }
 th { color: var(--soft); font-weight: 550; white-space: nowrap }
 td.n, th.n { text-align: right; white-space: nowrap }
-td.w { min-width: 240px; overflow-wrap: anywhere }
-td.name { overflow-wrap: anywhere; min-width: 190px }
+td.w { min-width: 190px; overflow-wrap: anywhere }
+td.name { white-space: nowrap }
 details { margin: 0 0 12px }
 summary { cursor: pointer; padding: 4px 0; font-weight: 550 }
 footer { color: var(--soft); font-size: .85rem; padding-top: 2.4rem; padding-bottom: 2.4rem }

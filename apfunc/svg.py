@@ -18,6 +18,12 @@ def hue(name):
     return "f-" + HUES.get(band(name or ""), "x")
 
 
+def order(name):
+    """A key that sorts filters as astronomers list them: L R G B, then the narrow bands, then the rest by name."""
+    known = "L R G B Ha NII SII OIII Hb u g r i z U V I".split()
+    return known.index(band(name)) if band(name or "") in known else len(known), str(name)
+
+
 def ticks(low, high, count=4):
     """Round numbers (1, 2 or 5 times a power of ten apart) within [low, high], about `count` of them."""
     rough = (high - low) / max(count, 1)
@@ -40,18 +46,18 @@ def clock(hours):
     return f"{minutes // 60 % 24:02d}:{minutes % 60:02d}"
 
 
-def plot(points, label, unit="", least=0.0, floor=None, marks=()):
+def plot(points, label, unit="", least=0.0, floor=None, together=False):
     """The SVG text of a plot of `points`: dicts with x [hours, UT], y, filter, good (bool), text (tooltip), link.
 
     Points without a finite x or y are left out; '' when none is left.  The y range is at least `least` wide and not
-    below `floor`; `marks` are (y, text) of horizontal lines.  Accepted frames are dots joined by lines, a filter a
-    line; rejected ones are crosses.
+    below `floor`.  Accepted frames are dots joined by lines, a filter a line (or all of them `together`, rejected ones
+    too); rejected ones are crosses.
     """
     points = [p for p in points if all(isinstance(p[k], (int, float)) and math.isfinite(p[k]) for k in "xy")]
     if not points:
         return ""
     x0, x1 = span([p["x"] for p in points], 0.5)
-    y0, y1 = span([p["y"] for p in points] + [y for y, _ in marks], least)
+    y0, y1 = span([p["y"] for p in points], least)
     y0 = y0 if floor is None else max(y0, floor)
     at_x = lambda x: LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
     at_y = lambda y: HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
@@ -63,13 +69,11 @@ def plot(points, label, unit="", least=0.0, floor=None, marks=()):
     steps = [h for h in (1 / 12, 1 / 6, 1 / 4, 1 / 2, 1, 2, 3, 6) if (x1 - x0) / h <= 6.5] or [math.ceil((x1 - x0) / 6)]
     for i in range(math.ceil(x0 / steps[0]), math.floor(x1 / steps[0]) + 1):
         parts.append(f'<text class="tick" x="{at_x(i * steps[0]):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{clock(i * steps[0])}</text>')
-    for y, text in marks:
-        parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"><title>{escape(text)}</title></line>')
-    for name in sorted({p["filter"] for p in points}):
-        line = sorted((p["x"], p["y"]) for p in points if p["filter"] == name and p["good"])
-        if len(line) > 1:
-            path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in line)
-            parts.append(f'<polyline class="join {hue(name)}" points="{path}"/>')
+    groups = [points] if together else [[p for p in points if p["filter"] == f and p["good"]] for f in sorted({p["filter"] for p in points})]
+    for group in groups:
+        if len(group) > 1:
+            path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in sorted((p["x"], p["y"]) for p in group))
+            parts.append(f'<polyline class="join {"f-l" if together else hue(group[0]["filter"])}" points="{path}"/>')
     parts += [_mark(p, at_x(p["x"]), at_y(p["y"])) for p in sorted(points, key=lambda p: not p["good"])]
     return "".join(parts) + "</svg>"
 
