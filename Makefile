@@ -93,7 +93,7 @@ include $(OUT)/night.mk
 endif
 $(OUT)/night.mk: FORCE | $(filter .venv/%,$(APFUNC))
 	@$(APFUNC) plan '$(RAW)' $(addprefix --cal ,$(CAL)) --night '$(NIGHT)' -o $(OUT)
-FORCE:
+.PHONY: FORCE
 
 # The prerequisites that are masters of a kind, as an option: $(call use,dark) is --dark OUT/masters/dark-….fits
 use = $(addprefix --$(1) ,$(filter $(OUT)/masters/$(1)-%,$^))
@@ -114,7 +114,7 @@ $(OUT)/calibrated/%.fits: $(OUT)/raw/%.fits $(call flags,calibrate metadata deba
 	  : metadata $(metadata_FLAGS) $(colour) : fixpix $(if $(colour),,$(call use,badpix)) $(fixpix_FLAGS) : cosmics $(cosmics_FLAGS)
 
 # Of a one-shot-colour frame each colour is a product of its own: NAME.cfaR.fits, NAME.cfaG.fits, NAME.cfaB.fits
-colour = $(foreach c,R G B,$(if $(filter %.cfa$(c).fits,$@),: debayer --channel $(c) $(call use,badpix) $(debayer_FLAGS)))
+colour = $(strip $(foreach c,R G B,$(if $(filter %.cfa$(c).fits,$@),: debayer --channel $(c) $(call use,badpix) $(debayer_FLAGS))))
 
 $(OUT)/stars/%.fits: $(OUT)/calibrated/%.fits $(call flags,stars)
 	$(DO) stars $< $(stars_FLAGS) -o $@ --record-failure

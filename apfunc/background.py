@@ -14,22 +14,22 @@ from apfunc import header as hdr
 
 CLIP = 3.0  # clipping limit of a box, in its own standard deviations
 FULL = 0.3  # a box with a smaller share of good pixels takes its value from its neighbours
-METHODS = ("mesh", "poly")
+MODES = ("mesh", "polynomial")
 
 
-def background(image, mask=None, box=64, method="mesh", order=2, smooth=3, passes=2):
+def background(image, mask=None, box=64, mode="mesh", order=2, smooth=3, passes=2):
     """Sky image and noise map of `image`, sources and nebulae left out: ``((sky, header), rms)``.
 
     image   (data, header); NaN pixels, infinite ones and those with a non-zero `mask` (any array of the image's
             shape: the frame's own mask or a user's, drawn round a nebula) say nothing.
     box     size of a mesh box [pixel]: several times the largest thing that shall *not* count as sky.
-    method  "mesh": natural cubic spline through the mesh; follows anything smoother than the box.
-            "poly": polynomial of total degree `order` through the mesh, boxes above it left out step by step: takes
+    mode    "mesh": natural cubic spline through the mesh; follows anything smoother than the box.
+            "polynomial": one of total degree `order` through the mesh, boxes above it left out step by step: takes
             gradients away and leaves nebulae.
     smooth  size of the median filter over the mesh boxes (mesh method; 1 = none); passes: rounds of source masking.
 
-    Returns the sky [adu] as float32, no NaN in it, with a header copy that holds BKGMETH, BKGBOX, BKGORDER (poly),
-    SKY (median of the sky) and SKYNOISE (median of rms), and the rms of one pixel [adu] as float32.  Raises
+    Returns the sky [adu] as float32, no NaN in it, with a header copy that holds BKGMETH, BKGBOX, BKGORDER (of the
+    polynomial), SKY (median of the sky) and SKYNOISE (median of rms), and the rms of one pixel [adu] as float32.  Raises
     ValueError when no pixel is good or an option makes no sense.
 
     >>> import numpy as np; from astropy.io.fits import Header
@@ -37,30 +37,31 @@ def background(image, mask=None, box=64, method="mesh", order=2, smooth=3, passe
     >>> float(sky[0, 0]), float(rms[0, 0])
     (7.0, 0.0)
     """
-    if method not in METHODS:
-        raise ValueError(f"no background method {method!r}; choose {' or '.join(METHODS)}")
+    if mode not in MODES:
+        raise ValueError(f"no background mode {mode!r}; choose {' or '.join(MODES)}")
     if not (box >= 4 and 0 <= order <= 6 and smooth >= 1):
         raise ValueError("background needs a box of at least 4 pixels, an order of 0-6 and a filter of at least 1")
     data = np.asarray(image[0], "f4")
     bad = ~np.isfinite(data) if mask is None else ~np.isfinite(data) | (np.asarray(mask) != 0)
     if bad.all():
         raise ValueError("no good pixel in the frame, so no sky; check the frame and its mask")
-    hidden = bad
-    for turn in range(max(1, passes)):
-        by, bx, sky, rms = mesh(data, hidden, box)
-        sky = _poly(by, bx, sky, rms, order) if method == "poly" else median_filter(sky, smooth)
-        by, bx = spline_matrix(by, len(data)), spline_matrix(bx, data.shape[1])
-        surface, noise = expand(by, sky, bx), np.maximum(expand(by, median_filter(rms, 3), bx), 0)
+    surface, hidden = np.zeros(data.shape, "f4"), bad
+    for turn in range(max(1, passes)):  # each round on what the one before left, so that gradients are no noise
+        y, x, sky, rms = mesh(data - surface, hidden, box)
+        sky = _poly(y, x, sky, rms, order) if mode == "polynomial" else median_filter(sky, smooth)
+        by, bx = spline_matrix(y, len(data)), spline_matrix(x, data.shape[1])
+        surface += expand(by, sky, bx)
+        noise = np.maximum(expand(by, median_filter(rms, 3), bx), 0)
         if turn + 1 < passes:
             hidden = bad | _sources(data, bad, surface, noise)
     header = image[1].copy()
-    header["BKGMETH"] = (method, "how the sky was modelled")
+    header["BKGMETH"] = (mode, "how the sky was modelled")
     header["BKGBOX"] = (int(box), "[pixel] box of the sky's mesh")
-    if method == "poly":
+    if mode == "polynomial":
         header["BKGORDER"] = (int(order), "degree of the sky's polynomial")
     header["SKY"] = (round(float(np.median(surface[::7, ::7])), 4), "[adu] median sky")
     header["SKYNOISE"] = (round(float(np.median(noise[::7, ::7])), 4), "[adu] noise of a sky pixel")
-    hdr.history(header, "background", box=box, method=method)
+    hdr.history(header, "background", box=box, mode=mode)
     return (surface, header), noise
 
 

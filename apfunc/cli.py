@@ -357,8 +357,11 @@ def astrometry(images, stars, field, catalog, cache, network, output, stars_out,
     each(pairs_of(images, output), named("astrometry", work), record_failure, write)
 
 
-@command(IMAGES, "inventory", "keep", "drop", "output", click.Option(["--accepted"], metavar="FOLDER", help="Write a list of accepted frames for each stack."))
-def quality(images, inventory, keep, drop, output, accepted):
+@command(IMAGES, "inventory", "keep", "drop", number("min-transparency", "T", "Least transparency, the group's best being 1."),
+         number("max-ellipticity", "E", "Largest ellipticity of the stars."), number("max-fwhm", "ARCSEC", "Largest FWHM."),
+         number("max-sky", "ADU/S", "Brightest sky."), number("min-stars", "N", "Fewest stars.", int), number("max-rms", "ARCSEC", "Largest residual of the solution."),
+         "output", click.Option(["--accepted"], metavar="FOLDER", help="Write a list of accepted frames for each stack."))
+def quality(images, inventory, keep, drop, output, accepted, **limits):
     """Judge each light from its navigated image (and star table beside it): a row and a verdict each."""
     from apfunc import io
     from apfunc.quality import quality, quality_row
@@ -368,8 +371,8 @@ def quality(images, inventory, keep, drop, output, accepted):
     for frame in read_table_of(inventory) if inventory else []:
         if frame["used"] and frame["kind"] == "unreadable" and frame["name"] not in {r["name"] for r in rows}:
             rows.append({k: str(frame[k]) for k in ("name", "object", "filter", "reason")})
-    table = quality(rows, keep=keep.split(), drop=drop.split())
-    io.write_table(output_of(output), table)
+    table = quality(rows, keep=keep.split(), drop=drop.split(), **given(limits))
+    io.write_table(output_of(output), table, only_if_changed=True)
     if accepted:
         for stack, names in stacks_of(table, read_table_of(inventory)).items():
             Path(accepted).mkdir(parents=True, exist_ok=True)
@@ -384,7 +387,7 @@ def row_of(path, quality_row):
     header = fits.getheader(path)
     if header.get("REASON"):
         return {"name": stem(path), "object": header.get("OBJECT", ""), "filter": header.get("FILTER", ""), "reason": header["REASON"]}
-    return {"name": stem(path)} | quality_row(header, io.read_table(Path(path).with_suffix(".stars.fits")))
+    return quality_row(header, io.read_table(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
 
 
 def stacks_of(table, inventory):
@@ -593,6 +596,20 @@ def inventory(path, frames):
     stream = memory.StringIO()
     table.write(stream, format="ascii.ecsv")
     io.write_text(path, stream.getvalue(), only_if_changed=True)
+
+
+@command(click.Argument(["folder"]), "output")
+def report(folder, output):
+    """Write the night's report: one self-contained HTML page, and warnings.txt with what a person should know."""
+    from apfunc import io
+    from apfunc.gather import gather
+    from apfunc.report import report, warnings
+    if not os.path.isdir(folder):
+        raise click.UsageError(f"{folder}: no such folder; give the folder of a night's products")
+    found = gather(folder)
+    io.write_text(output or Path(folder, "report.html"), report(**found))
+    told = warnings(**{k: v for k, v in found.items() if k not in ("badpix", "night")})
+    io.write_text(Path(folder, "warnings.txt"), "".join(f"warning: {line}\n" for line in told))
 
 
 @command(number("size", "PIXELS", "Side of the frames (default 1024).", int), number("lights", "N", "Lights a filter.", int),

@@ -15,14 +15,15 @@ from apfunc import starflux, stretch
 from apfunc.header import history, number, text
 from apfunc.palette import NARROW, palette_for, palettes_for  # noqa: F401
 
-STRIP = 64     # rows worked on at a time
+STRIP = 256     # rows worked on at a time
 HALO = 16      # rows more on either side, for the smoothing of colour
-WIDTH = 2.0    # standard deviation of that smoothing, in blocks of 2 x 2 pixels
+WIDTH = 2.0    # standard deviation of that smoothing where light is faint, in blocks of 2 x 2 pixels
+CLOSE = 1.0    # and where it is bright
 STRETCHES = ("auto", "arcsinh", "linear")
 
 
 def composite(images, palette=None, stretch="auto", balance="stars", weights=None, ha=None, soft=None, white=None,
-              strength=1.0, saturation=1.0, crop=True, catalog=None):
+              strength=1.0, saturation=1.0, denoise=0.6, crop=True, catalog=None):
     """A colour picture ``(rgb, header)`` of images on one grid: uint16 (rows, columns, 3), sRGB-like display values.
 
     images   dict from filter name (or role: R, G, B, L, Ha) to image (data, header), or a list of images whose FILTER
@@ -35,7 +36,8 @@ def composite(images, palette=None, stretch="auto", balance="stars", weights=Non
              and the like); "none".  Too few stars for it: "signal".
     weights  by hand: dict from role or filter to a factor on that image, after its sky; replaces balance.
     ha       share of H-alpha in red for HaRGB, 0 to 1; default by the noise of both.  Stars keep their colour whatever it is.
-    strength, saturation: 1 is the default; more shows more.  crop: to the largest rectangle that all images fill.
+    strength, saturation: 1 is the default; more shows more.  denoise: the share, 0 to 1, of the noise in the
+             brightness of sky and smooth nebula that is smoothed away.  crop: to the largest rectangle that all images fill.
 
     Row 0 is the row 0 of the images (the bottom of the sky); `apfunc.picture.encode` turns it for display.  The header
     is a copy of the first image's without what belongs to one filter, its WCS shifted with the crop; it has PALETTE, NOTE
@@ -57,8 +59,8 @@ def composite(images, palette=None, stretch="auto", balance="stars", weights=Non
     mix, light, ha = _mixture(used, roles, weight, noises, ha)
     full = [None if s is None else s - sky for s, sky in zip(saturates, skies)]
     noise = float(np.sqrt(((light * noises)**2).sum()))
-    curve = _curve(stretch, data, skies, light, noise, soft, white, strength)
-    rgb = _render(data, skies, full, mix, light, noise, curve, stretch, saturation)
+    curve = _curve(stretch, data, skies, light, noise * (1 - 0.9 * denoise), soft, white, strength)
+    rgb = _render(data, skies, full, mix, light, noise, curve, saturation, denoise, _narrow(roles))
     return rgb, _header(images, used, roles, window, name, note, stretch, weight, how, count, ha, curve)
 
 
@@ -82,16 +84,28 @@ def _common(data, crop):
         raise ValueError("the images have no pixel in common; check that they are of one field and on one grid")
     if not crop:
         return slice(None), slice(None)
-    step = max(1, max(good.shape) // 200)
-    rows, columns = (-(-n // step) for n in good.shape)
-    share = np.add.reduceat(np.add.reduceat(good, np.arange(0, good.shape[0], step), 0, "i4"), np.arange(0, good.shape[1], step), 1)
-    area = np.minimum(step, good.shape[0] - step * np.arange(rows))[:, None] * np.minimum(step, good.shape[1] - step * np.arange(columns))
-    top, bottom, left, right = _rectangle(share > 0.9 * area)
-    window = slice(top * step, min(bottom * step, good.shape[0])), slice(left * step, min(right * step, good.shape[1]))
+    every = max(1, min(good.shape) // 500)  # small holes do not count, so a part of the pixels will do
+    thin = good[::every, ::every]
+    step = min(max(8, max(thin.shape) // 200), *thin.shape)
+    rows, columns = (n // step for n in thin.shape)
+    share = thin[:rows * step, :columns * step].reshape(rows, step, columns, step).mean((1, 3))
+    edges = np.array(_rectangle(share > 0.7)) * step * every + np.array([-1, 1, -1, 1]) * 2 * step * every
+    window = _trimmed(good, *(int(v) for v in np.clip(edges, 0, np.repeat(good.shape, 2))))
     if good[window].sum() < 0.5 * good.sum():  # an odd shape, a mosaic: show it all
         y, x = np.flatnonzero(good.any(1)), np.flatnonzero(good.any(0))
         window = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
     return window
+
+
+def _trimmed(good, top, bottom, left, right):
+    """The window without the rows and columns at its edges that are empty for more than a tenth."""
+    for _ in range(sum(good.shape)):
+        edges = good[top, left:right], good[bottom - 1, left:right], good[top:bottom, left], good[top:bottom, right - 1]
+        bad = [e.mean() < 0.9 for e in edges]
+        if not any(bad) or bottom - top < 3 or right - left < 3:
+            break
+        top, bottom, left, right = top + bad[0], bottom - bad[1], left + bad[2], right - bad[3]
+    return slice(top, bottom), slice(left, right)
 
 
 def _rectangle(good):
@@ -120,7 +134,8 @@ def _balance(data, skies, noises, saturates, used, roles, balance, weights, cata
     if balance == "none" or len(data) == 1:
         return np.ones(len(data)), "none", 0
     if balance == "stars" and not _narrow(roles):
-        factors, count = _by_stars(data, skies, noises, saturates, catalog, header, window)
+        clearest = used.index(roles.get("L", roles.get("G", roles["R"])))
+        factors, count = _by_stars(data, clearest, skies, noises, saturates, catalog, header, window)
         if factors is not None:
             return factors, "stars", count
     return _by_signal(data, skies, noises), "signal", 0
@@ -131,18 +146,16 @@ def _narrow(roles):
     return all(band(f) in NARROW for f in roles.values())
 
 
-def _by_stars(data, skies, noises, saturates, catalog, header, window):
+def _by_stars(data, clearest, skies, noises, saturates, catalog, header, window):
     """(factors, stars used): those that make the stars grey in the mean; (None, n) with fewer than three."""
-    total = sum((d - np.float32(s)) * np.float32(1 / max(n, 1e-30)) for d, s, n in zip(data, skies, noises))
-    x, y = starflux.peaks(total, np.sqrt(len(data)))
+    x, y = starflux.peaks(data[clearest], noises[clearest], skies[clearest])
     for d, s in zip(data, saturates):
         if s is not None and len(x):
             bright = np.nan_to_num(starflux.cutouts(d, x, y, 3)[0], nan=np.inf).max(1)
             x, y = x[bright < 0.9 * s], y[bright < 0.9 * s]
     if len(x) < 3:
         return None, len(x)
-    flux, error = np.array([starflux.fluxes(d, x, y, 6.0) for d in data]).transpose(1, 0, 2)
-    half = np.array([starflux.fluxes(d, x, y, 3.0)[0] for d in data])
+    flux, error, half = np.array([starflux.fluxes(d, x, y, 6.0) for d in data]).transpose(1, 0, 2)
     good = starflux.good_stars(flux, error, half, 5.0)
     if good.sum() < 3:
         return None, int(good.sum())
@@ -150,9 +163,18 @@ def _by_stars(data, skies, noises, saturates, catalog, header, window):
     if catalog is not None:
         flux = flux * _solar(flux, x[good] + window[1].indices(10**9)[0], y[good] + window[0].indices(10**9)[0], catalog, header)
     first = int(np.argmax(np.median(flux / error, axis=1)))
-    slopes = [1.0 if k == first else starflux.slope(flux[first], error[first], flux[k], error[k])[0] for k in range(len(flux))]
-    factors = 1 / np.array(slopes)
-    return factors, int(good.sum())
+    trust = np.minimum((flux / error).min(0), 30)
+    ratios = np.log(flux / flux[first])
+    return np.exp(-np.array([_middle(r, trust) for r in ratios])), int(good.sum())
+
+
+def _middle(values, weights):
+    """Weighted mean of what is left when values more than 2.5 robust sigmas off are left out: no star decides alone."""
+    good = np.ones(len(values), bool)
+    for _ in range(5):
+        middle = np.median(values[good])
+        good = np.abs(values - middle) <= 2.5 * 1.4826 * np.median(np.abs(values[good] - middle)) + 1e-9
+    return np.average(values[good], weights=weights[good])
 
 
 def _solar(flux, x, y, catalog, header):
@@ -224,11 +246,10 @@ def _curve(kind, data, skies, light, noise, soft, white, strength):
     return stretch.curve(sample, noise, soft, white, strength)
 
 
-def _render(data, skies, full, mix, light, noise, curve, kind, saturation):
+def _render(data, skies, full, mix, light, noise, curve, saturation, denoise, narrow):
     """The picture, in strips of rows so that little memory is used."""
     rows, columns = data[0].shape
     rgb = np.zeros((rows, columns, 3), np.uint16)
-    own = not np.allclose(light, mix.mean(0))
     grey = np.allclose(mix, mix[0])
     for top in range(0, rows, STRIP):
         low, high = max(0, (top - HALO) // 2 * 2), min(rows, top + STRIP + HALO)
@@ -236,16 +257,16 @@ def _render(data, skies, full, mix, light, noise, curve, kind, saturation):
         planes = [d[low:high] - np.float32(s) for d, s in zip(data, skies)]
         missing, blown = _repair(planes, full)
         bright = _combine(light, planes)
+        bright = _quiet(bright, noise, denoise, part)
         if grey:
-            shown = np.float32(stretch.SKY) + bright[part] * stretch.factor(bright[part], *curve[:2])
+            shown = np.float32(stretch.SKY) + bright * stretch.factor(bright, *curve[:2])
             shown = np.clip(shown, 0, 1)
             shown[missing[part]] = 0
             rgb[top:top + len(shown)] = (shown * np.float32(65535) + np.float32(0.5)).astype(np.uint16)[:, :, None]
             continue
-        mean = _combine(mix.mean(0), planes) if own else bright
+        mean = _combine(mix.mean(0), planes)
         red, blue = (_combine(mix[c], planes) - mean for c in (0, 2))
-        red, blue = _calm(red, blue, mean, noise, part)
-        bright = bright[part]
+        red, blue = _calm(red, blue, mean, blown, noise, narrow, part)
         scale = stretch.factor(bright, *curve[:2])
         level = np.float32(stretch.SKY) + bright * scale
         paint = scale * np.float32(saturation)
@@ -305,24 +326,59 @@ def _shifted(mask, dy, dx):
     return out
 
 
-def _calm(red, blue, mean, noise, part):
-    """The colour differences of the rows `part`, smoothed where the light is near the noise.
+def _quiet(bright, noise, share, part):
+    """Brightness of the rows `part`, the noise of smooth light lessened by `share`; stars and edges stay as they are.
 
-    The smoothed one is a mean weighted against bright pixels, so that no star stains the sky round it.
+    A pixel is drawn to the mean round it the more, the less its surroundings vary beyond the noise (a Wiener filter:
+    Lee 1980, IEEE PAMI 2, 165).
+    """
+    from apfunc.background import separable
+    rows, columns = (n // 2 * 2 for n in bright.shape)
+    if rows < 4 or columns < 4 or not noise > 0 or not share:
+        return bright[part]
+    small = _halved(bright, rows, columns) * np.float32(0.25)
+    kernel = np.array([1, 0.5])  # of blocks of 2 x 2 pixels
+    weight = 1 / (1 + np.maximum(small * np.float32(1 / (6 * noise)), 0)**2)
+    soft = _doubled(separable(weight * small, kernel) / separable(weight, kernel), bright.shape)
+    rest = bright - soft
+    varies = separable(_halved(rest**2, rows, columns), np.ones(2) / 3) / 4
+    noisy = np.minimum(np.float32(1.7 * noise**2) / np.maximum(varies, np.float32(1e-30)), 1)
+    rest = rest[part] * (1 - np.float32(share) * _doubled(noisy, bright.shape, part))
+    return soft[part] + rest
+
+
+def _calm(red, blue, mean, blown, noise, narrow, part):
+    """The colour differences of the rows `part` without the noise and the rings that the eye minds.
+
+    Where light is faint: their mean round a pixel, weighted against what is bright, so that no star stains the sky.  Where
+    it is bright: the brightness times the mean colour round the pixel, weighted by light, so that stars whose size
+    differs from filter to filter have no rings; saturated pixels have no say in it.  With `narrow` bands stars have no colour that
+    means anything: they take that of the nebula round them.
     """
     from apfunc.background import separable
     rows, columns = (n // 2 * 2 for n in mean.shape)
     if rows < 4 or columns < 4 or not noise > 0:
         return red[part], blue[part]
-    weight = 1 / (1 + (mean * np.float32(1 / (4 * noise)))**2)
-    kernel = np.exp(-np.arange(int(3 * WIDTH) + 1)**2 / (2 * WIDTH**2))
-    small = [separable(_halved(v, rows, columns), kernel) for v in (weight, weight * red, weight * blue, weight * mean)]
-    floor = np.float32(1e-6)
-    soft = [_doubled(s / (small[0] + floor), mean.shape)[part] for s in small[1:3]]
-    clear = _doubled(_halved(mean, rows, columns) / 4, mean.shape)[part]
-    keep = np.maximum(clear, 0)**2
-    keep /= keep + np.float32((8 * noise)**2)
-    return [s + keep * (v[part] - s) for v, s in zip((red, blue), soft)]
+    wide, close = (np.exp(-np.arange(int(3 * w) + 1)**2 / (2 * w**2)) for w in (WIDTH, CLOSE))
+    small = [_halved(v, rows, columns) for v in (mean, red, blue)]
+    weight = 1 / (1 + (small[0] * np.float32(1 / (8 * noise)))**2)
+    total = separable(weight, wide) + np.float32(1e-6)
+    soft = [separable(weight * v, wide) / total for v in small]
+    true = 1 - np.minimum(_halved(blown.astype("f4"), rows, columns), 1)
+    light = np.maximum(separable(true * small[0], close), np.float32(4 * noise))
+    hue = [separable(true * v, close) / light for v in small[1:]]
+    clear = np.maximum(small[0], 0)**2
+    clear /= clear + np.float32((32 * noise)**2)
+    point = np.clip(2 * (small[0] - soft[0]) / np.maximum(small[0], np.float32(noise)) - 0.2, 0, 1)  # is it a star?
+    if narrow:
+        clear *= 1 - point
+    else:  # no star is green: what makes it look so is a filter with wider wings
+        green = -hue[0] - hue[1]
+        excess = np.maximum(green - np.maximum(hue[0], hue[1]), 0) * point * np.float32(1 / 3)
+        hue = [h + excess for h in hue]
+    faint = [_doubled(np.float32(0.25) * (1 - clear) * s, mean.shape, part) for s in soft[1:]]
+    bright = [_doubled(clear * h, mean.shape, part) * mean[part] for h in hue]
+    return [f + b for f, b in zip(faint, bright)]
 
 
 def _halved(plane, rows, columns):
@@ -331,12 +387,31 @@ def _halved(plane, rows, columns):
     return down[:, ::2] + down[:, 1::2]
 
 
-def _doubled(plane, shape):
-    out = np.empty((plane.shape[0], 2, plane.shape[1], 2), "f4")
-    out[:] = plane[:, None, :, None]
-    out = out.reshape(2 * plane.shape[0], -1)
-    extra = [(0, n - m) for n, m in zip(shape, out.shape)]
-    return np.pad(out, extra, mode="edge") if any(e[1] for e in extra) else out
+def _doubled(plane, shape, part=slice(None)):
+    """The plane of blocks back at full size, bilinear; edges repeated up to `shape`; only the rows `part` of it."""
+    first, last, _ = part.indices(shape[0])
+    low, high = max(first // 2 - 1, 0), min(last // 2 + 2, len(plane))
+    plane = plane[low:high]
+    rows, columns = plane.shape
+    near, far = plane * np.float32(0.75), plane * np.float32(0.25)
+    tall = np.empty((2 * rows, columns), "f4")
+    tall[::2], tall[1::2] = near, near
+    tall[2::2] += far[:-1]
+    tall[1:-1:2] += far[1:]
+    tall[0] += far[0]
+    tall[-1] += far[-1]
+    tall = tall[first - 2 * low:last - 2 * low]
+    if len(tall) < last - first:
+        tall = np.pad(tall, [(0, last - first - len(tall)), (0, 0)], mode="edge")
+    near, far = tall * np.float32(0.75), tall * np.float32(0.25)
+    out = np.empty((len(tall), shape[1]), "f4")
+    out[:, :2 * columns:2], out[:, 1:2 * columns:2] = near, near
+    out[:, 2:2 * columns:2] += far[:, :-1]
+    out[:, 1:2 * columns - 1:2] += far[:, 1:]
+    out[:, 0] += far[:, 0]
+    out[:, 2 * columns - 1] += far[:, -1]
+    out[:, 2 * columns:] = out[:, 2 * columns - 1:2 * columns]
+    return out
 
 
 def _fade(level, blown):

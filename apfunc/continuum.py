@@ -109,8 +109,7 @@ def _places(one, two, noisel, noisec, stars):
 
 def _matched(one, two, x, y, shapes, widths, noises, radius):
     """Both images with one PSF, and which of them was convolved for it."""
-    flux, error = np.array([starflux.fluxes(d, x, y, radius) for d in (one, two)]).transpose(1, 0, 2)
-    half = np.array([starflux.fluxes(d, x, y, radius / 2)[0] for d in (one, two)])
+    flux, error, half = np.array([starflux.fluxes(d, x, y, radius) for d in (one, two)]).transpose(1, 0, 2)
     good = starflux.good_stars(flux, error, half)
     a, b = (0, 1) if widths[0] <= widths[1] else (1, 0)
     kernel = psfmatch.kernel((one, two)[a], (one, two)[b], x[good], y[good], (shapes[a], shapes[b]), flux[[a, b]][:, good],
@@ -123,9 +122,8 @@ def _from_stars(one, two, x, y, radius, gains):
     """(scale, error) from the stars, and (line flux, continuum flux, error) of those used."""
     if len(x) == 0:
         return (np.nan, np.nan), (np.zeros(0),) * 3
-    (fl, el), (fc, ec) = (starflux.fluxes(d, x, y, radius, g) for d, g in ((one, gains[0]), (two, gains[1])))
-    half = np.array([starflux.fluxes(d, x, y, radius / 2)[0] for d in (one, two)])
-    flux, error = np.array([fl, fc]), np.array([el, ec])
+    flux, error, half = np.array([starflux.fluxes(d, x, y, radius, g) for d, g in ((one, gains[0]), (two, gains[1]))]).transpose(1, 0, 2)
+    (fl, fc), (el, ec) = flux, error
     good = starflux.good_stars(flux, error, half, (2, 5))
     s, _, _ = starflux.slope(fc[good], ec[good], fl[good], el[good])
     # the faint ones are chosen by what they should show in the line band, not by what noise made of it

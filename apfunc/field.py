@@ -23,7 +23,7 @@ def field(tables, catalog=None, solver=None, per_filter=4, most=12):
     tables: star tables (columns x, y, flux, and fluxerr, fwhm, snr, flags where there), meta FILTER, EXPTIME, NAXIS1,
     NAXIS2 and what the headers say of pointing, scale and WCS; their order does not matter.  catalog: a Table (ra,
     dec, mag, err) or a list of them (see catalog.cones), tried in order; may be None.  solver: a function
-    (stars dict) -> solution or None, asked when no catalogue fits (see solvers.py).
+    (stars dict) -> (solution, source, catalogue or None) or None, asked when no catalogue fits (see solvers.py).
 
     Returns a Table, brightest first: ra, dec [deg], mag (catalogue magnitude, NaN unknown), flux_<FILTER> [adu/s, on the
     scale of that filter's most transparent frame; NaN where not seen], n (frames that saw the star).
@@ -68,9 +68,13 @@ def where(tables):
     ra, dec = places[int(np.argmin(wcs.distance(*np.array(places).T, ra, dec)))]
     size = max(math.hypot(*f["shape"]) / 2 * (f["scale"] or 3.0) for f in frames) / 3600
     apart = float(np.max(wcs.distance(*np.array(places).T, ra, dec)))
+    return ra, dec, 1.3 * size + 1.0 + min(apart, 3.0), _epoch(frames)
+
+
+def _epoch(frames):
+    """The decimal year of the frames' median MJD-MID, or None."""
     mjd = sorted(float(f["meta"]["MJD-MID"]) for f in frames if _is_number(f["meta"].get("MJD-MID")))
-    epoch = 2000 + (mjd[len(mjd) // 2] - 51544.5) / 365.25 if mjd else None
-    return ra, dec, 1.3 * size + 1.0 + min(apart, 3.0), epoch
+    return 2000 + (mjd[len(mjd) // 2] - 51544.5) / 365.25 if mjd else None
 
 
 def _is_number(value):
@@ -238,7 +242,7 @@ def _tie_list(registered):
     solutions = [_moved(s, _inverse(f["t"]), first["shape"]) for f, s in ((f, _own_solution(f)) for f in registered) if s]
     hints = [f["pointing"] for f in registered if f["pointing"]]
     return {"x": x[pick], "y": y[pick], "flux": flux[pick], "shape": first["shape"], "scale": first["scale"],
-            "pointing": first["pointing"] or (hints[0] if hints else None), "solutions": solutions}
+            "pointing": first["pointing"] or (hints[0] if hints else None), "solutions": solutions, "epoch": _epoch(registered)}
 
 
 def _inverse(t):
@@ -260,10 +264,14 @@ def _tie(stars, catalog, solver):
             if shifted is not None:
                 return shifted, f"header WCS + {table.meta.get('SOURCE', 'catalogue')}", table
         return solution, "header WCS", None
-    if solver is not None:
-        found = solver(stars)
-        if found is not None:
-            return found[0], found[1], catalogs[-1] if catalogs else None
+    found = solver(stars) if solver is not None else None
+    if found is not None:
+        solution, source, table = found
+        for table in [*catalogs, *([] if table is None else [table])]:
+            refined = tie.from_catalog(dict(stars, solutions=[solution], pointing=None), table)
+            if refined is not None:
+                return refined, f"{source} + {table.meta.get('SOURCE', 'catalogue')}", table
+        return solution, source, None
     return tie.relative(stars), "relative", None
 
 

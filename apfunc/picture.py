@@ -36,8 +36,8 @@ def encode(pixels, header=None, format="png", quality=92):
 
 
 def eight(pixels):
-    """uint8 of uint16 pixels, rounded; uint8 as it is."""
-    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128 - (pixels >> 8)) >> 8).astype(np.uint8)
+    """The upper byte of uint16 pixels; uint8 as it is."""
+    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
 
 
 def _png(pixels, packet, quality, strip=128):

@@ -13,24 +13,27 @@ TILE = 24     # at most one star is taken from a tile of this many pixels
 MOST = 400    # stars, the brightest ones
 
 
-def peaks(data, noise, sigma=10.0, tile=TILE, reach=12):
+def peaks(data, noise, sky=0.0, sigma=10.0, tile=TILE, reach=12):
     """(x, y) of the star-like peaks of `data` as integer arrays, brightest first; spread over the field.
 
-    data    2-D, sky near zero; NaN is no star.  noise: of a sky pixel.
-    A peak is the highest pixel of its tile and of the 7 x 7 pixels round it, rises `sigma` noises above the ring
-    round it (3 x 3 mean against the ring's median, so that nebulae do not count), is wider than one pixel, and is not
-    within `reach` pixels of the border.
+    data    2-D; NaN is no star.  noise: of a sky pixel; sky: its level.
+    Tiles are larger in a large image: at most some 4000 of them, and the brightest are searched.  A peak is the highest pixel of its tile and of those
+    within 5 pixels, rises `sigma` noises above the ring round it (3 x 3 mean against the ring's median, so that nebulae
+    do not count), is wider than one pixel, and is not within `reach` pixels of the border.
     """
-    rows, columns = (n // tile * tile for n in data.shape)
+    tile = max(tile, int(np.sqrt(data.size / 4000)))
+    rows, columns = (n // tile for n in data.shape)
     if rows == 0 or columns == 0 or not noise > 0:
         return np.zeros(0, int), np.zeros(0, int)
-    tiles = np.nan_to_num(data[:rows, :columns], nan=-np.inf).reshape(rows // tile, tile, columns // tile, tile)
-    tiles = tiles.transpose(0, 2, 1, 3).reshape(-1, tile * tile)
-    best = tiles.argmax(1)
-    corner_y, corner_x = np.divmod(np.arange(len(tiles)), columns // tile)
-    y, x = corner_y * tile + best // tile, corner_x * tile + best % tile
+    tops = np.fmax.reduce(data[:rows * tile, :columns * tile].reshape(rows, tile, -1), axis=1)
+    tops = np.fmax.reduce(tops.reshape(rows, columns, tile), axis=2)
+    i, j = np.nonzero(tops > sky + 3 * noise)
+    most = np.argsort(-tops[i, j], kind="stable")[:4 * MOST]
+    i, j = i[most], j[most]
+    tiles = np.stack([data[a * tile:(a + 1) * tile, b * tile:(b + 1) * tile].ravel() for a, b in zip(i, j)] or [np.zeros(tile * tile)])
+    dy, dx = np.divmod(np.where(np.isnan(tiles), -np.inf, tiles).argmax(1)[:len(i)], tile)
+    y, x = i * tile + dy, j * tile + dx
     inside = (np.minimum(y, x) >= reach) & (y < data.shape[0] - reach) & (x < data.shape[1] - reach)
-    inside &= tiles.max(1) > 3 * noise
     y, x = y[inside], x[inside]
     cut, distance = cutouts(data, x, y, reach)
     ring = median(cut[:, distance >= 0.7 * reach])
@@ -54,32 +57,31 @@ def cutouts(data, x, y, reach):
 
 
 def median(values):
-    """Median along axis 1, NaN where all are NaN; quiet."""
-    if not np.isnan(values).any():
-        return np.median(values, axis=1) if values.size else np.full(len(values), np.nan, "f4")
-    import warnings
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return np.nanmedian(values, axis=1)
+    """Median along axis 1 of what is not NaN; NaN where all are."""
+    values = np.sort(values, axis=1)  # NaN last
+    row, count = np.arange(len(values)), np.isfinite(values).sum(1)
+    middle = (values[row, np.maximum((count - 1) // 2, 0)] + values[row, np.minimum(count // 2, values.shape[1] - 1)]) / 2
+    return np.where(count > 0, middle, np.float32(np.nan)) if values.size else np.full(len(values), np.nan, "f4")
 
 
 def fluxes(data, x, y, radius, gain=None):
-    """(flux, error) at each integer (x, y): a soft-edged disc of `radius` pixels less the ring from 2 to 3 radii.
+    """(flux, error, half) at each integer (x, y): a soft-edged disc of `radius` pixels less the ring from 2 to 3 radii,
+    its error, and the flux within half the radius.
 
     NaN in the disc makes the flux NaN.  The error is measured where there is nothing: the scatter of the same
     measurement over a lattice of empty places, so that noise which is correlated by resampling or smoothing counts
     in full; with `gain` [electron/adu] the star's own photons are added.
     """
     reach = int(np.ceil(3 * radius))
-    flux, ring = _disc(data, x, y, radius, reach)
-    step = max(2 * reach, int(np.sqrt(data.size / 1500)))
+    flux, ring, half = _disc(data, x, y, radius, reach)
+    step = max(2 * reach, int(np.sqrt(data.size / 800)))
     ey, ex = (a.ravel() for a in np.mgrid[reach:data.shape[0] - reach:step, reach:data.shape[1] - reach:step])
-    empty, wave = _disc(data, ex, ey, radius, reach)
+    empty, wave, _ = _disc(data, ex, ey, radius, reach)
     empty = empty[np.isfinite(empty) & (wave <= 2 * np.nanmedian(wave) if len(wave) else True)]
     noise = 1.4826 * np.median(np.abs(empty - np.median(empty))) if len(empty) > 8 else np.nan
     local = ring * radius * np.sqrt(np.pi)
     error = np.fmax(noise, local) if noise == noise else local
-    return flux, np.sqrt(error**2 + (np.maximum(flux, 0) / gain if gain else 0))
+    return flux, np.sqrt(error**2 + (np.maximum(flux, 0) / gain if gain else 0)), half
 
 
 def _disc(data, x, y, radius, reach):
@@ -87,9 +89,12 @@ def _disc(data, x, y, radius, reach):
     ring = cut[:, distance >= 2 * radius]
     level = median(ring)
     scatter = 1.4826 * median(np.abs(ring - level[:, None]))
-    weight = np.clip(radius + 0.5 - distance, 0, 1).astype("f4")
-    used = weight > 0
-    return (cut[:, used] - level[:, None]) @ weight[used], scatter
+    sums = []
+    for r in (radius, radius / 2):
+        weight = np.clip(r + 0.5 - distance, 0, 1).astype("f4")
+        used = weight > 0
+        sums.append((cut[:, used] - level[:, None]) @ weight[used])
+    return sums[0], scatter, sums[1]
 
 
 def good_stars(flux, error, half, least=5.0):

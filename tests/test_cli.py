@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apfunc import io
 from apfunc.cli import STEPS, cli
 
 TOP = Path(__file__).parent.parent
@@ -79,15 +78,10 @@ def test_a_recorded_failure_is_handed_on_with_its_reason(frames):
 
 
 def test_a_pipe_equals_run_bit_by_bit(frames):
-    raw = (frames / "a.fit").read_bytes()
-    first = apfunc("-q", "debayer", "--channel", "G", stdin=raw, check=0)
+    first = apfunc("-q", "debayer", "a.fit", "--channel", "G", folder=frames, check=0)
     second = apfunc("-q", "background", "--box", "4", stdin=first.stdout, check=0)
     apfunc("run", "a.fit", "-o", "run.fits", ":", "debayer", "--channel", "G", ":", "background", "--box", "4", folder=frames, check=0)
-    piped = io.read_all(frames / "run.fits")
-    (frames / "pipe.fits").write_bytes(second.stdout)
-    again = io.read_all(frames / "pipe.fits")
-    assert np.array_equal(piped[0][0], again[0][0], equal_nan=True)
-    assert [c for c in piped[0][1].cards if c.keyword != "RAWFILE"] == list(again[0][1].cards)
+    assert (frames / "run.fits").read_bytes() == second.stdout
 
 
 def test_a_broken_pipe_is_quiet(frames):
