@@ -1,0 +1,187 @@
+"""Stack resampled frames: one flux scale, one sky, outliers rejected, weighted by inverse variance.
+
+With s_k the factor of frame k, o_k its sky and W_k its weight plane [1/adu^2],
+
+    d_k = s_k I_k - o_k          w_k = W_k / s_k^2          out = sum w_k d_k / sum w_k          weight = sum w_k
+
+which has the least noise that the accepted frames allow.
+"""
+
+import numpy as np
+
+from apfunc import common, merge, stacked
+from apfunc import header as hdr
+
+MEMORY = 160e6  # [byte] of the frames' rows that are held at once
+TILE = 150000  # values of all frames in a tile: few enough for the processor's cache
+HARM = hdr.BAD | hdr.COSMIC | hdr.TRAIL | hdr.NODATA
+METHODS = ("auto", "clip", "winsor", "minmax", "median", "none")
+
+
+def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="auto", sky=1, factors=None, seeing=0.0):
+    """The stack of frames on one grid: ``(data, header), weight``.
+
+    images   list of (rows, header); rows: any 2-D object with .shape and [a:b] (an array, or what apfunc.io.read_rows
+             gives), all on the same grid.  Each frame is read whole, one after the other, then all in bands of rows.
+    weights  list of rows [1/adu^2], or None: the inverse of the measured sky noise.
+    masks    list of rows of uint8 bits, or None.
+    reject   "clip": values farther than `sigma` times their noise from the median are left out; "winsor": moved to that
+             limit; "minmax": without the smallest and the largest; "median"; "none"; "auto": clip.  Of two frames the
+             larger value goes when they differ too much.  The noise is that of sky and star by the gain, and where the
+             picture is steep, near stars, as much more as the frames' seeing differs: no star core is clipped.  What
+             is coherent (trails) is found in 3 x 3 pixels, down to two sigma, and goes with its rim.
+    scale    "auto": the headers' FLXSCALE when all have it and the common stars agree to 5 %, else the stars, else
+             the exposures; or one of "header", "stars", "exposure", "none".
+    sky      degree of the polynomial that makes the frames' skies alike (0: an offset); None: sky left as it is.
+    factors  further weight of each frame; seeing: power of (best FWHM / FWHM) that multiplies the weights.
+
+    data     float32 [adu of the most transparent frame at the reference exposure], sky removed; NaN where no frame has
+             data.  Bad, cosmic and trail pixels count only where no other frame has data.  A saturated pixel is a
+             lower limit: others replace it where they are above; where all are saturated data is at least SATURATE.
+    weight   float32 [1/adu^2]; 0 where NaN, where all are saturated, and where nothing is trusted.
+    header   see apfunc.stacked.header.
+
+    Raises ValueError when there is no frame, when shapes or WCS differ, or an option makes no sense.
+    """
+    if reject not in METHODS or scale not in stacked.SCALES:
+        raise ValueError(f"no rejection {reject!r} or scale {scale!r}; choose {', '.join(METHODS)}; {', '.join(stacked.SCALES)}")
+    shape, count = _checked(images, weights, masks), len(images)
+    frames = list(zip(images, weights or [None] * count, masks or [None] * count))
+    facts = measure(frames, scale, sky)
+    facts["share"] = _shares(factors, seeing, facts["fwhm"])
+    method = "clip" if reject == "auto" else reject
+    data, weight, sums = np.empty(shape, "f4"), np.empty(shape, "f4"), np.zeros((3, count))
+    step = int(max(8, min(64, MEMORY / (count * shape[1] * 10) - 2 * merge.HALO)))
+    for top in range(0, shape[0], step):
+        bottom = min(top + step, shape[0])
+        data[top:bottom], weight[top:bottom], more = _band(frames, facts, top, bottom, shape, method, sigma)
+        sums += more
+    facts["weight"], facts["rejected"] = sums[0] / np.maximum(sums[1], 1), sums[2] / np.maximum(sums[1], 1)
+    if facts["share"] is not None:
+        facts["weight"] = facts["weight"] * facts["share"]
+    return (data, stacked.header([h for (_, h), _, _ in frames], facts, method)), weight
+
+
+def measure(frames, scale="auto", order=1):
+    """What the bands need to know of the frames ((rows, header), weight, mask): a dict of arrays (frames, …).
+
+    scale, source (of the scale), reference (exposure), photon, slack, fwhm, level and noise (in the stack's units);
+    surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y, mesh_x; saturate: of the stack.
+    """
+    headers = [header for (_, header), _, _ in frames]
+    surveys = [common.survey(*_read(frame, slice(None))[::2]) for frame in frames]
+    stars = common.choose(surveys, common.RADIUS)
+    found = [common.apertures(*_read(frame, slice(None))[::2], stars, s["noise"], common.RADIUS) for frame, s in zip(frames, surveys)]
+    flux, error, cores = (np.stack(part) for part in zip(*found))
+    factor, source, reference = stacked.scale(headers, *common.scales(flux, error), scale)
+    noise, level = (np.array([s[key] for s in surveys]) for key in ("noise", "level"))
+    gain = stacked.gains(headers)
+    gain = np.where(np.isnan(gain), np.maximum(level, noise) / noise**2, gain)
+    cores, noise = cores * factor[:, None, None, None].astype("f4"), noise * factor
+    meshes = np.stack([s["sky"] for s in surveys]) * factor[:, None, None]
+    surface, rest = common.skies(meshes, order)
+    saturate = [hdr.number(h, "SATURATE") for h in headers]
+    saturate = None if None in saturate else float((np.array(saturate) * factor - surface[:, 0, 0]).min())
+    return {"scale": factor, "source": source, "reference": reference, "photon": factor / gain, "noise": noise, "surface": surface,
+            "level": surface[:, 0, 0], "rest": common.calm(rest, noise), "mesh_y": surveys[0]["y"], "mesh_x": surveys[0]["x"],
+            "slack": merge.slacks(cores, noise), "fwhm": np.array([common.fwhm(c) for c in cores]), "saturate": saturate}
+
+
+def _band(frames, facts, top, bottom, shape, method, sigma):
+    """Rows top … bottom of the stack: data, weight, and sums of weight, pixels and outliers of each frame (3, frames)."""
+    first, last = max(top - merge.HALO, 0), min(bottom + merge.HALO, shape[0])
+    count, mesh = len(frames), (facts["mesh_y"], facts["mesh_x"], first, last, shape[1])
+    d, w = np.empty((2, count, last - first, shape[1]), "f4")
+    bits = np.empty(d.shape, "u1")
+    for k, frame in enumerate(frames):
+        values, plane, bits[k] = _read(frame, slice(first, last))
+        np.multiply(values, np.float32(facts["scale"][k]), out=d[k])
+        d[k] -= common.evaluate(facts["surface"][k], *mesh)
+        w[k] = 1 / facts["noise"][k]**2 if plane is None else plane * np.float32(1 / facts["scale"][k]**2)
+    rest = None if facts["rest"] is None else common.between(facts["rest"], *mesh)
+    data, weight, sums = np.empty(d.shape[1:], "f4"), np.empty(d.shape[1:], "f4"), np.zeros((3, count))
+    wide = max(64, TILE // (count * (last - first)))
+    for left in range(0, shape[1], wide):
+        a, b = max(left - merge.HALO, 0), min(left + wide + merge.HALO, shape[1])
+        inner = slice(left - a, left - a + min(wide, shape[1] - left))
+        part = d[:, :, a:b], w[:, :, a:b], bits[:, :, a:b], None if rest is None else rest[:, :, a:b]
+        value, total, *more = _tile(*part, facts, method, sigma)
+        data[:, left:left + wide], weight[:, left:left + wide] = value[:, inner], total[:, inner]
+        sums += more
+    keep = slice(top - first, bottom - first)
+    return data[keep], weight[keep], sums
+
+
+def _tile(d, w, bits, rest, facts, method, sigma):
+    """merge.merge of a tile, and what it leaves: pixels without a trusted value, and saturated ones."""
+    flagged = bool(bits.any())
+    good = w > 0
+    if flagged:
+        good &= (bits & HARM) == 0
+    whole = good.all()
+    values, trusted = (d, w) if whole else (np.where(good, d, np.float32(0)), np.where(good, w, np.float32(0)))
+    value, total, out = merge.merge(values, trusted, good, rest, facts["photon"], facts["slack"], sigma, method, facts["share"])
+    bare = np.flatnonzero(~good.any(0)) if not whole else ()
+    if len(bare):
+        some, usable = d.reshape(len(d), -1)[:, bare], bits.reshape(len(d), -1)[:, bare]
+        seen = np.isfinite(some) & ((usable & hdr.NODATA) == 0)
+        mended = np.where(seen & ((usable & hdr.TRAIL) == 0), w.reshape(len(d), -1)[:, bare], 0)
+        mean, known = merge.mean(np.where(seen, some, 0), mended)
+        last, _ = merge.mean(np.where(seen, some, 0), seen.astype("f4"))
+        value.ravel()[bare], total.ravel()[bare] = np.where(known > 0, mean, last), known
+    full = np.flatnonzero(((bits & hdr.SATURATED) != 0).any(0)) if flagged else ()
+    if len(full):
+        value.ravel()[full], total.ravel()[full] = _saturated(*(p.reshape(len(d), -1)[:, full] for p in (values, trusted, bits)), facts)
+    inner = good.sum((1, 2))
+    return value, total, trusted.sum((1, 2), dtype="f8"), inner, out.sum((1, 2))
+
+
+def _saturated(d, w, bits, facts):
+    """Mean of pixels (frames, n) saturated in some frames, whose values are lower limits there, and its weight."""
+    free = (bits & hdr.SATURATED) == 0
+    below, weight = merge.mean(d, np.where(free, w, 0), facts["share"])
+    limit = np.where(free, d, np.fmax(d, below))
+    value, _ = merge.mean(limit, w, facts["share"])
+    least = facts["saturate"]
+    everywhere = weight == 0
+    return np.where(everywhere & (least is not None), np.fmax(value, least or 0), value), weight
+
+
+def _shares(factors, seeing, fwhm):
+    """Further weights (frames,), the largest 1; None when all are alike."""
+    share = np.ones(len(fwhm)) if factors is None else np.asarray(factors, float)
+    if share.shape != fwhm.shape or not (share >= 0).all() or not share.any():
+        raise ValueError("factors must be one number of at least zero a frame, not all zero")
+    if seeing and np.isfinite(fwhm).all():
+        share = share * (fwhm.min() / fwhm)**seeing
+    return None if (share == share[0]).all() else share / share.max()
+
+
+def _read(frame, rows):
+    """(data, weight, bits) of some rows: float32, float32 or None, uint8 (with NODATA and SATURATED of the data)."""
+    (source, header), weight, mask = frame
+    data = np.asarray(source[rows], "f4")
+    bits = np.zeros(data.shape, "u1") if mask is None else np.array(mask[rows], "u1")
+    missing = ~np.isfinite(data)
+    if missing.any():
+        bits[missing] |= hdr.NODATA
+    saturate = hdr.number(header, "SATURATE")
+    if mask is None and saturate is not None:
+        bits[data >= saturate] |= hdr.SATURATED
+    return data, None if weight is None else np.asarray(weight[rows], "f4"), bits
+
+
+def _checked(images, weights, masks):
+    """The common shape of all planes; ValueError when frames do not belong together."""
+    if not len(images):
+        raise ValueError("no frame to stack; the quality table says why")
+    shape = tuple(images[0][0].shape)
+    for planes in ([rows for rows, _ in images], weights, masks):
+        if planes is not None and (len(planes) != len(images) or any(tuple(p.shape) != shape for p in planes)):
+            raise ValueError("the frames, weights and masks are not of one number and shape; resample all to one grid")
+    for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2"):
+        values = [hdr.number(header, key) for _, header in images]
+        values = [v for v in values if v is not None]
+        if values and max(values) - min(values) > 1e-7 * max(1, max(map(abs, values))) * (1e-4 if key[:2] == "CD" else 1):
+            raise ValueError(f"the frames lie on different grids ({key} differs); resample all to one grid")
+    return shape

@@ -1,0 +1,224 @@
+"""What frames on one grid have in common: the flux scale of their stars and the sky under them.
+
+With I_k the frame k, s_k its factor and o_k(x, y) its sky, the frames
+
+    s_k * I_k - o_k
+
+are alike but for noise, seeing and outliers.  s_k follows from the same stars in all frames; o_k is the sky's level plus
+a low polynomial of the *difference* between the frame and the mean of all, so that no nebula is taken for sky.
+"""
+
+import numpy as np
+
+from apfunc import background
+
+BOX, BOXES = 32, 24  # [pixel] boxes in which the sky is measured, and how many of them an axis has at most
+CANDIDATES, STARS = 1000, 150  # brightest peaks of a frame that are looked at, stars that are measured
+RADIUS = 8  # [pixel] smallest aperture
+CORE = 7  # [pixel] half width of the cut-outs in which frames of different seeing are compared
+
+
+def survey(data, bits):
+    """Sky mesh and bright peaks of a frame: a dict of y, x, sky, rms (mesh), level, noise [adu], and peaks (y, x, height).
+
+    data: float32, NaN where there is none; bits: uint8 mask or None.  Raises ValueError when nothing is there.
+    """
+    bad = ~np.isfinite(data) if bits is None else ~np.isfinite(data) | (bits != 0)
+    if bad.all():
+        bad = ~np.isfinite(data)
+    y, x, sky, rms = background.mesh(data, bad, BOX, most=BOXES, fill=False)
+    if not np.isfinite(sky).any():
+        raise ValueError("no pixel with a value; leave the frame out")
+    level, noise = float(np.nanmedian(sky)), max(float(np.nanmedian(rms)), 1e-6)
+    return {"y": y, "x": x, "sky": sky, "rms": rms, "level": level, "noise": noise, "peaks": peaks(data, bad, level, noise)}
+
+
+def peaks(data, bad, level, noise):
+    """The brightest local maxima more than 10 noise above the level, not flagged: array (n, 3) of y, x, height."""
+    inner = data[1:-1, 1:-1]
+    with np.errstate(invalid="ignore"):
+        at = np.flatnonzero((inner > level + 10 * noise) & ~bad[1:-1, 1:-1])
+    if len(at) > 300000:
+        at = at[np.argpartition(inner.ravel()[at], -300000)[-300000:]]
+    y, x = np.divmod(at, max(inner.shape[1], 1))
+    y, x = y + 1, x + 1
+    height = data[y, x]
+    top = np.ones(len(y), bool)
+    for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
+        near = data[y + dy, x + dx]
+        top &= height > near if (dy, dx) < (0, 0) else height >= near
+    found = np.stack([y, x, height - level], 1)[top]
+    return found[np.argsort(-found[:, 2], kind="stable")][:CANDIDATES]
+
+
+def choose(surveys, radius):
+    """Positions (y, x) of isolated bright stars, from the frame with most peaks, and from those that share too few."""
+    chosen = np.empty((0, 2))
+    for survey in sorted(surveys, key=lambda s: -len(s["peaks"])):
+        found = survey["peaks"]
+        rival = (apart(found, found) < (1.5 * radius)**2) & (found[:, 2] > 0.03 * found[:, None, 2]) & ~np.eye(len(found), dtype=bool)
+        alone = found[~rival.any(1), :2][:STARS]
+        if len(chosen) and len(found):
+            if (apart(found, chosen) < 2**2).any(0).sum() >= 5:
+                continue
+            alone = alone[(apart(alone, chosen) > (3 * radius)**2).all(1)]
+        chosen = np.concatenate([chosen, alone])[:3 * STARS]
+    return chosen.astype(int)
+
+
+def apart(one, two):
+    """Squared distances (len(one), len(two)) of the positions in the first two columns."""
+    return (one[:, 0, None] - two[:, 0])**2 + (one[:, 1, None] - two[:, 1])**2
+
+
+def apertures(data, bits, stars, noise, radius):
+    """Fluxes, their errors and the cores (n, 2 CORE + 1, 2 CORE + 1) of the stars in a frame; NaN where not measurable.
+
+    The sky of a star is the median of the ring round its aperture.
+    """
+    half = radius + 5
+    if not len(stars):
+        return np.empty(0), np.empty(0), np.empty((0, 2 * CORE + 1, 2 * CORE + 1), "f4")
+    dy, dx = np.mgrid[-half:half + 1, -half:half + 1]
+    distance = np.hypot(dy, dx)
+    inside, ring = distance <= radius, (distance > radius + 1) & (distance <= half)
+    y, x = stars[:, 0, None, None] + dy, stars[:, 1, None, None] + dx
+    out = (y < 0) | (x < 0) | (y >= data.shape[0]) | (x >= data.shape[1])
+    y, x = np.clip(y, 0, data.shape[0] - 1), np.clip(x, 0, data.shape[1] - 1)
+    window = np.where(out, np.nan, data[y, x])
+    if bits is not None:
+        window = np.where(bits[y, x] != 0, np.nan, window)
+    with np.errstate(invalid="ignore", all="ignore"):
+        sky = nanmedian(window[:, ring])
+        flux = (window[:, inside] - sky[:, None]).sum(1)
+        error = noise * np.sqrt(inside.sum() * (1 + inside.sum() / ring.sum()))
+    core = window[:, half - CORE:half + CORE + 1, half - CORE:half + CORE + 1] - sky[:, None, None]
+    return np.where(flux > 5 * error, flux, np.nan), np.full(len(flux), error), core.astype("f4")
+
+
+def scales(flux, error):
+    """Factors s (frames,) that bring the star fluxes (frames, stars) to one scale, and their errors; NaN when unknown.
+
+    log s is the weighted mean over the stars of their brightness less that in the frame, outliers clipped; stars and
+    frames are solved for in turn.  The scale of the first frame with stars is 1.
+    """
+    log, spread = np.log(flux), np.hypot(error / flux, 0.003)
+    shift = np.zeros(len(flux))
+    for _ in range(20):
+        bright = nanmedian((log + shift[:, None]).T)
+        difference = np.where(np.isfinite(log), bright[None] - log - shift[:, None], np.nan)
+        middle = nanmedian(difference)
+        wide = 1.4826 * nanmedian(np.abs(difference - middle[:, None]))
+        keep = np.abs(difference - middle[:, None]) <= 3 * np.fmax(wide[:, None], spread) + 1e-9
+        weight = np.where(keep, 1 / (spread**2 + np.nan_to_num(wide[:, None])**2), 0)
+        total = weight.sum(1)
+        step = np.where(total > 0, np.where(keep, difference * weight, 0).sum(1) / np.maximum(total, 1e-30), np.nan)
+        shift = shift + np.nan_to_num(step)
+        if np.nanmax(np.abs(step), initial=0) < 1e-6:
+            break
+    shared = (np.isfinite(log) & (np.isfinite(log).sum(0) > 1)[None]).sum(1) if len(flux) > 1 else np.isfinite(log).sum(1)
+    known = (total > 0) & (shared > 0)
+    shift -= shift[known][0] if known.any() else 0
+    return np.where(known, np.exp(shift), np.nan), np.where(known, 1 / np.sqrt(np.maximum(total, 1e-30)), np.nan)
+
+
+def skies(meshes, order=1):
+    """Sky surfaces of scaled meshes (frames, ny, nx): polynomials (frames, order + 1, order + 1), the level, rest meshes.
+
+    With `order` None the surfaces are zero.  coefficients[k, i, j] goes with Y^i X^j, Y and X the mesh's indices from -1 to 1, terms with i + j <= order.  `rest`
+    is what a mesh has beyond its surface and the mean mesh.  NaN boxes say nothing.
+    """
+    if order is None:
+        return np.zeros((len(meshes), 1, 1)), meshes - nanmedian(meshes.transpose(1, 2, 0))
+    ny, nx = meshes.shape[1:]
+    v, u = np.linspace(-1, 1, ny) if ny > 1 else np.zeros(1), np.linspace(-1, 1, nx) if nx > 1 else np.zeros(1)
+    powers = [(i, j) for i in range(order + 1) for j in range(order + 1 - i) if (i < max(ny, 2) and j < max(nx, 2))]
+    design = np.stack([np.outer(v**i, u**j).ravel() for i, j in powers], 1)
+    flat = meshes.reshape(len(meshes), -1).astype(float)
+    terms = np.zeros((len(meshes), len(powers)))
+    terms[:, 0] = nanmedian(flat)
+    for _ in range(8):
+        mean = nanmedian((flat - terms @ design.T).T)
+        mean -= nanmedian(mean[None])[0]
+        for k, values in enumerate(flat):
+            terms[k] = robust(design, values - mean, terms[k])
+    rest = flat - terms @ design.T - mean
+    coefficients = np.zeros((len(meshes), order + 1, order + 1))
+    for (i, j), column in zip(powers, terms.T):
+        coefficients[:, i, j] = column
+    return coefficients, rest.reshape(meshes.shape)
+
+
+def calm(rest, noise):
+    """The rest meshes of `skies`, smoothed, 0 where unknown, float32; None when all are far below the noise (frames,)."""
+    rest = np.stack([background.median_filter(r, 3) for r in np.nan_to_num(rest)]).astype("f4")
+    return rest if (np.abs(rest) > 0.15 * noise[:, None, None]).any() else None
+
+
+def evaluate(coefficients, mesh_y, mesh_x, first, last, columns):
+    """A surface of `skies` on the rows first … last - 1 of an image of so many columns: float32 (rows, columns)."""
+    v, u = (2 * (at - ends[0]) / max(ends[-1] - ends[0], 1) - (1 if len(ends) > 1 else 0)
+            for at, ends in ((np.arange(first, last), mesh_y), (np.arange(columns), mesh_x)))
+    down = (np.vander(v, len(coefficients), increasing=True) @ coefficients).astype("f4")
+    out = np.repeat(down[:, :1], columns, axis=1)
+    for j in range(1, len(coefficients)):
+        out += np.multiply.outer(down[:, j], (u**j).astype("f4"))
+    return out
+
+
+def between(meshes, mesh_y, mesh_x, first, last, columns):
+    """Meshes (frames, ny, nx), linear between their points, on the rows first … last - 1: float32."""
+    return hat(np.arange(first, last), mesh_y) @ meshes @ hat(np.arange(columns), mesh_x).T
+
+
+def hat(at, knots):
+    """Matrix (len(at), len(knots)) of linear interpolation, constant beyond the ends; float32."""
+    place = np.interp(at, knots, np.arange(len(knots)))
+    return np.maximum(1 - np.abs(place[:, None] - np.arange(len(knots))), 0).astype("f4")
+
+
+def fwhm(cores):
+    """Median FWHM [pixel] of star cut-outs (stars, rows, columns) without sky; NaN when none can be measured.
+
+    A straight line through log(value) against squared distance, of the pixels above a quarter of the peak.
+    """
+    found = []
+    dy, dx = np.mgrid[-CORE:CORE + 1, -CORE:CORE + 1].astype(float)
+    for core in cores:
+        if not np.isfinite(core).all() or not core.max() > 0:
+            continue
+        use = core > 0.25 * core[CORE - 1:CORE + 2, CORE - 1:CORE + 2].max()
+        if not 5 <= use.sum() <= 100:
+            continue
+        log = np.log(core[use])
+        design = np.stack([np.ones(len(log)), dx[use], dy[use], -(dx[use]**2 + dy[use]**2)], 1)
+        root = core[use]
+        width = np.linalg.lstsq(design * root[:, None], log * root, rcond=None)[0][3]
+        if width > 0:
+            found.append(np.sqrt(4 * np.log(2) / width))
+    return float(np.median(found)) if found else np.nan
+
+
+def robust(design, values, start):
+    """Coefficients of the clipped least-squares fit of values; the median alone when few are known."""
+    good = np.isfinite(values)
+    if good.sum() < 6 * design.shape[1]:
+        return np.concatenate([[np.median(values[good])], np.zeros(design.shape[1] - 1)]) if good.any() else start
+    for _ in range(6):
+        terms = np.linalg.lstsq(design[good], values[good], rcond=None)[0]
+        off = np.abs(values - design @ terms)
+        limit = 3 * 1.4826 * np.median(off[good]) + 1e-9
+        with np.errstate(invalid="ignore"):
+            now = np.isfinite(values) & (off <= limit)
+        if (now == good).all() or now.sum() < 3 * design.shape[1]:
+            break
+        good = now
+    return terms
+
+
+def nanmedian(values):
+    """Median along the last axis of what is finite; NaN where nothing is."""
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmedian(values, axis=-1)

@@ -1,0 +1,399 @@
+"""Stacking against truth: noise, fluxes, outliers, skies, headers; fast kernels against slow obvious ones."""
+
+import functools
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from apfunc import common, merge
+from apfunc import header as hdr
+from apfunc.coadd import coadd
+
+SHAPE = (240, 300)
+GAIN, READNOISE = 1.4, 8.0
+
+
+def positions(count=40, seed=3):
+    """(x, y, flux): stars at least 14 pixels apart."""
+    rng = np.random.default_rng(seed)
+    spots = [(x, y) for x in range(14, SHAPE[1] - 12, 28) for y in range(14, SHAPE[0] - 12, 28)]
+    chosen = np.array(spots)[rng.permutation(len(spots))[:count]] + rng.uniform(-3, 3, (count, 2))
+    return chosen[:, 0], chosen[:, 1], 10**rng.uniform(3.7, 5.2, count)
+
+
+STARS = positions()
+
+
+@functools.cache
+def sky_picture(fwhm):
+    """Gaussian stars without sky [adu of a clear frame]."""
+    sigma, (yy, xx) = fwhm / 2.3548, np.indices(SHAPE)
+    out = np.zeros(SHAPE)
+    for x, y, flux in zip(*STARS):
+        out += flux / (2 * np.pi * sigma**2) * np.exp(-((xx - x)**2 + (yy - y)**2) / 2 / sigma**2)
+    return out
+
+
+def frame(seed, transparency=1.0, fwhm=3.0, sky=300.0, extra=0.0, exptime=60.0, signal=None, saturate=60000.0):
+    """((data, header), weight, mask) of a frame with its noise; `extra` is light added before the noise."""
+    rng = np.random.default_rng(seed)
+    light = transparency * (sky_picture(fwhm) if signal is None else signal) * exptime / 60 + sky + extra
+    data = rng.poisson(light * GAIN) / GAIN + rng.normal(0, READNOISE / GAIN, SHAPE)
+    data = np.minimum(data, saturate).astype("f4")
+    header = fits.Header({"EGAIN": GAIN, "RDNOISE": READNOISE, "SATURATE": saturate, "EXPTIME": exptime, "RAWFILE": f"raw{seed}.fit",
+                          "DATE-OBS": f"2024-05-01T03:{seed % 60:02d}:00", "OBJECT": "M 1", "CRVAL1": 10.0, "AIRMASS": 1 + seed / 100})
+    mask = np.where(data >= saturate, hdr.SATURATED, 0).astype("u1")
+    return (data, header), np.full(SHAPE, 1 / (sky / GAIN + (READNOISE / GAIN)**2), "f4"), mask
+
+
+def stack(frames, **options):
+    """coadd of frames as `frame` makes them."""
+    images, weights, masks = zip(*frames)
+    return coadd(list(images), list(weights), list(masks), **options)
+
+
+def fluxes(data, radius=7):
+    """Aperture fluxes of the STARS, the local sky removed."""
+    yy, xx = np.indices(SHAPE)
+    out = []
+    for x, y, _ in zip(*STARS):
+        distance = np.hypot(xx - x, yy - y)
+        ring = (distance > 9) & (distance < 12)
+        out.append((data[distance <= radius] - np.median(data[ring])).sum())
+    return np.array(out)
+
+
+@pytest.mark.parametrize("reject", ["auto", "winsor", "none"])
+def test_noise_is_the_optimum_and_fluxes_are_the_truth(reject):
+    conditions = [(1.0, 2.8, 300), (0.6, 3.4, 500), (0.9, 3.0, 250), (0.8, 3.6, 800), (0.95, 2.6, 350), (0.7, 3.2, 280)]
+    frames = [frame(k, t, f, s) for k, (t, f, s) in enumerate(conditions)]
+    (data, header), weight = stack(frames, reject=reject)
+    optimum = sum(t**2 / (s / GAIN + (READNOISE / GAIN)**2) for t, _, s in conditions)**-0.5
+    blank = sky_picture(3.0) < 0.5
+    assert data[blank].std() == pytest.approx(optimum, rel=0.03)
+    assert np.median(weight)**-0.5 == pytest.approx(optimum, rel=0.02)
+    assert abs(np.median(data[blank])) < 0.1 * optimum
+    bright = STARS[2] > 2e4
+    ratio = fluxes(data)[bright] / STARS[2][bright]
+    assert ratio.std() < 0.01 and ratio.mean() == pytest.approx(1, abs=0.01)
+    assert np.isfinite(data).all() and header["SCALSRC"] == "stars"
+    assert header["NCOMBINE"] == 6 and header["EXPTIME"] == 360 and header["EXPREF"] == 60
+    assert header["EXPEFF"] == pytest.approx(60 * optimum**-2 * (300 / GAIN + (READNOISE / GAIN)**2), rel=0.05)
+
+
+def test_egain_rdnoise_and_skylevel_give_the_noise_of_the_stack():
+    conditions = [(1.0, 300), (0.6, 500), (0.9, 250)]
+    frames = [frame(k, t, 3.0, s) for k, (t, s) in enumerate(conditions)]
+    (data, header), weight = stack(frames)
+    noise = np.sqrt(header["SKYLEVEL"] / header["EGAIN"] + (header["RDNOISE"] / header["EGAIN"])**2)
+    assert noise == pytest.approx(np.median(weight)**-0.5, rel=0.06)
+
+
+@pytest.mark.parametrize("count,limit", [(3, 1.0), (5, 1.0), (10, 1.0)])
+@pytest.mark.parametrize("height", [2.0, 4.0, 8.0, 60.0])
+def test_trails_leave_less_than_a_sigma(count, limit, height):
+    yy, xx = np.indices(SHAPE)
+    noise = (300 / GAIN + (READNOISE / GAIN)**2)**0.5
+    trail = height * noise * np.exp(-((yy - 0.4 * xx - 50) / 1.077)**2 / 2 / 1.3**2)
+    frames = [frame(k, extra=trail if k == 0 else 0, signal=np.zeros(SHAPE)) for k in range(count)]
+    (data, header), weight = stack(frames, scale="none")
+    on = np.abs(yy - 0.4 * xx - 50) < 6
+    along = [data[np.abs(yy - 0.4 * xx - 50 - step) < 0.5].mean() for step in range(-6, 7)]
+    sigma = noise / np.sqrt(count)
+    assert max(np.abs(along)) < limit * sigma
+    assert data[on].std() < 1.35 * sigma if height > 3 else True
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_masked_trails_go_whatever_the_number(count):
+    frames = [frame(k, signal=np.zeros(SHAPE)) for k in range(count)]
+    (data, header), weight, mask = frames[0]
+    data[100:104] += 3000
+    mask[100:104] = hdr.TRAIL
+    (out, _), found = stack(frames)
+    assert np.isfinite(out).all()
+    if count > 1:
+        assert abs(out[100:104].mean()) < 3 and found[102, 50] > 0
+    else:
+        assert (found[100:104] == 0).all() and (found[:100] > 0).all()
+
+
+def test_star_cores_are_not_clipped_by_seeing_or_shifts():
+    frames = [frame(k, fwhm=f) for k, f in enumerate([2.2, 2.6, 3.0, 3.4, 4.2])]
+    (clipped, _), _ = stack(frames)
+    (plain, _), _ = stack(frames, reject="none")
+    x, y = np.round(STARS[0]).astype(int), np.round(STARS[1]).astype(int)
+    bright = STARS[2] > 2e4
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            ratio = clipped[y + dy, x + dx][bright] / plain[y + dy, x + dx][bright]
+            assert np.abs(ratio - 1).max() < 0.01
+    assert (fluxes(clipped)[bright] / fluxes(plain)[bright]).std() < 0.003
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_cosmic_rays_go(count):
+    rng, frames = np.random.default_rng(9), [frame(k) for k in range(count)]
+    hits = [(rng.integers(0, SHAPE[0], 30), rng.integers(0, SHAPE[1], 30)) for _ in range(count)]
+    (clean, _), _ = stack(frames, reject="none")
+    noise = (300 / GAIN + (READNOISE / GAIN)**2)**0.5
+    blank = sky_picture(3.0) < 1
+    for ((data, _), _, _), (y, x) in zip(frames, hits):
+        data[y, x] += 2000
+    (out, header), _ = stack(frames)
+    for y, x in hits:
+        use = blank[y, x]
+        assert np.abs(out[y, x] - clean[y, x])[use].max() < 5 * noise
+    assert header["REJFRAC"] < 0.02
+
+
+def test_pure_noise_is_hardly_rejected():
+    (out, header), _ = stack([frame(k, signal=np.zeros(SHAPE)) for k in range(7)])
+    assert header["REJFRAC"] < 3e-4
+
+
+def test_skies_are_matched_and_nebulae_kept():
+    yy, xx = np.indices(SHAPE)
+    nebula = 80 * np.exp(-((yy - 120)**2 + (xx - 200)**2) / 2 / 60**2)
+    signal = sky_picture(3.0) + nebula
+    slopes = [(0.3, 0.1), (-0.2, 0.3), (0.0, -0.4), (-0.1, 0.0), (0.15, 0.15)]
+    frames = [frame(k, sky=300 + 40 * k, extra=a * (xx - 150) + b * (yy - 120), signal=signal, transparency=1 - k / 20) for k, (a, b) in enumerate(slopes)]
+    (out, header), _ = stack(frames)
+    blank = (sky_picture(3.0) < 0.5)
+    rest = np.where(blank, out - nebula, np.nan)
+    boxes = np.nanmedian(rest.reshape(8, 30, 10, 30).transpose(0, 2, 1, 3).reshape(8, 10, -1), axis=2)
+    by, bx = np.mgrid[:8, :10]  # the gradient that all have in common stays
+    design = np.stack([np.ones(80), by.ravel(), bx.ravel()], 1)
+    boxes = boxes.ravel() - design @ np.linalg.lstsq(design, boxes.ravel(), rcond=None)[0]
+    assert np.abs(boxes).max() < 2.5 and header["REJFRAC"] < 0.002
+
+
+def test_one_frame_is_a_stack_too():
+    (data, header), weight, mask = frame(1)
+    data[5, 5] = np.nan
+    mask[5, 5], mask[9, 9] = hdr.NODATA, hdr.BAD
+    (out, found), total = stack([((data, header), weight, mask)])
+    good = np.isfinite(data)
+    assert np.isnan(out[5, 5]) and total[5, 5] == 0 and np.isfinite(out[9, 9])
+    assert np.ptp((data - out)[good]) < 0.01 and (data - out)[good].mean() == pytest.approx(300, abs=2)
+    assert found["NCOMBINE"] == 1 and found["EXPTIME"] == 60 and found["EGAIN"] == pytest.approx(GAIN) and found["RDNOISE"] == pytest.approx(READNOISE)
+    assert found["OBJECT"] == "M 1" and found["INP001"] == "raw1.fit 1.00000" and found["FWHM"] == pytest.approx(3.0, abs=0.15)
+
+
+def test_saturated_pixels_are_lower_limits():
+    level = 3000.0
+    frames = [frame(0, fwhm=2.4, saturate=level), frame(1, fwhm=3.0, saturate=level), frame(2, 0.3, 3.0, saturate=level)]
+    (out, header), weight = stack(frames)
+    all_full = np.all([m == hdr.SATURATED for _, _, m in frames], axis=0)
+    some_full = np.any([m == hdr.SATURATED for _, _, m in frames], axis=0) & ~all_full
+    assert all_full.sum() > 5 and some_full.sum() > 20
+    assert (out[all_full] >= header["SATURATE"]).all() and (weight[all_full] == 0).all()
+    assert (weight[some_full] > 0).all() and (out[some_full] > 0.6 * (level - 300)).all()
+
+
+def test_repaired_pixels_count_only_where_nothing_else_is_there():
+    frames = [frame(k, signal=np.zeros(SHAPE)) for k in range(3)]
+    for k, ((data, _), weight, mask) in enumerate(frames):
+        data[10, 10], mask[10, 10], weight[10, 10] = 1300, hdr.BAD, weight[0, 0] / 10
+        if k == 0:
+            data[20, 20], mask[20, 20], weight[20, 20] = 1300, hdr.COSMIC, weight[0, 0] / 10
+    (out, _), weight = stack(frames, scale="none")
+    assert out[10, 10] == pytest.approx(1000, abs=5) and 0 < weight[10, 10] < 0.2 * weight[0, 0]
+    assert abs(out[20, 20]) < 60 and weight[20, 20] == pytest.approx(2 / 3 * weight[0, 0], rel=0.05)
+
+
+def test_dithered_frames_leave_no_holes():
+    frames = []
+    for k in range(5):
+        (data, header), weight, mask = frame(k)
+        edge = np.zeros(SHAPE, bool)
+        edge[:4 * k], edge[:, SHAPE[1] - 5 * k:] = True, True
+        data[edge], weight[edge], mask[edge] = np.nan, 0, hdr.NODATA
+        frames.append(((data, header), weight, mask))
+    (out, header), weight = stack(frames)
+    assert np.isfinite(out).all() and (weight > 0).all() and header["REJFRAC"] < 0.01
+    assert weight[0, 299] < 0.3 * weight[100, 100]
+
+
+def test_scales_from_the_header_when_the_stars_agree():
+    frames = [frame(0, 1.0), frame(1, 0.5)]
+    for (_, header), _, _ in frames:
+        header["FLXEXPT"] = 60.0
+        header["MAGZP"] = 22.0
+    frames[0][0][1]["FLXSCALE"], frames[1][0][1]["FLXSCALE"] = 1.0, 2.01
+    frames[1][0][1]["MAGZP"] = 22 - 2.5 * np.log10(2.01)
+    (_, header), _ = stack(frames)
+    assert header["SCALSRC"] == "header" and header["EXPREF"] == 60 and header["MAGZP"] == pytest.approx(22) and "FLXSCALE" not in header
+    frames[1][0][1]["FLXSCALE"] = 1.0
+    (data, header), _ = stack(frames)
+    assert header["SCALSRC"] == "stars"
+    bright = STARS[2] > 2e4
+    assert np.median(fluxes(data)[bright] / STARS[2][bright]) == pytest.approx(1, abs=0.01)
+
+
+def test_exposures_differ():
+    frames = [frame(0, exptime=60.0), frame(1, exptime=120.0), frame(2, exptime=120.0)]
+    (data, header), _ = stack(frames)
+    bright = STARS[2] > 2e4
+    assert header["EXPREF"] == 120 and header["EXPTIME"] == 300
+    assert np.median(fluxes(data)[bright] / STARS[2][bright]) == pytest.approx(2, rel=0.01)
+    blank = [frame(k, exptime=e, signal=np.zeros(SHAPE), sky=5 * e) for k, e in enumerate((60.0, 120.0))]
+    assert stack(blank)[0][1]["SCALSRC"] == "exposure"
+
+
+def test_factors_and_seeing_weigh_the_frames():
+    frames = [frame(0, fwhm=2.5), frame(1, fwhm=5.0)]
+    (_, even), w = stack(frames)
+    (_, header), once = stack(frames, factors=[1, 0])
+    assert float(header["INP001"].split()[1]) == 1 and once[50, 50] == pytest.approx(w[50, 50] / 2, rel=0.02)
+    (_, header), _ = stack(frames, seeing=2)
+    assert float(header["INP002"].split()[1]) == pytest.approx(0.2, abs=0.03)
+    assert float(even["INP002"].split()[1]) == pytest.approx(0.5, abs=0.02)
+
+
+class Rows:
+    """Rows that can only be read in bands, big-endian, as from a file."""
+
+    def __init__(self, data):
+        self.data, self.shape, self.most = data.astype(data.dtype.newbyteorder(">")), data.shape, 0
+
+    def __getitem__(self, rows):
+        return self.data[rows]
+
+
+def test_rows_from_files_give_the_same_as_arrays():
+    frames = [frame(k) for k in range(4)]
+    lazy = [((Rows(d), h), Rows(w), Rows(m)) for (d, h), w, m in frames]
+    (one, first), a = stack(frames)
+    (two, second), b = stack(lazy)
+    assert one.tobytes() == two.tobytes() and a.tobytes() == b.tobytes() and first.tostring() == second.tostring()
+
+
+def test_arguments_are_left_alone_and_bands_do_not_matter(monkeypatch):
+    frames = [frame(k, fwhm=2.5 + k / 3) for k in range(5)]
+    before = [(d.copy(), h.tostring(), w.copy(), m.copy()) for (d, h), w, m in frames]
+    (one, header), a = stack(frames)
+    for ((d, h), w, m), (d0, h0, w0, m0) in zip(frames, before):
+        assert np.array_equal(d, d0) and h.tostring() == h0 and np.array_equal(w, w0) and np.array_equal(m, m0)
+    monkeypatch.setattr("apfunc.coadd.MEMORY", 100000)
+    monkeypatch.setattr("apfunc.coadd.TILE", 3000)
+    (two, _), b = stack(frames)
+    assert one.tobytes() == two.tobytes() and a.tobytes() == b.tobytes()
+
+
+def test_header_keeps_what_is_common_and_averages_the_rest():
+    (_, header), _ = stack([frame(0), frame(4)])
+    assert header["OBJECT"] == "M 1" and header["DATE-OBS"][:18] in ("2024-05-01T03:02:0", "2024-05-01T03:01:5") and "RAWFILE" not in header
+    assert header["MJD-MID"] == pytest.approx(header["MJD-OBS"] + 30 / 86400, abs=1e-6)
+    assert header["AIRMASS"] == pytest.approx(1.02, abs=0.001) and header["SATURATE"] == pytest.approx(60000 - 300, abs=30)
+    assert header["HISTORY"][-1].startswith("apfunc coadd n=2")
+
+
+def test_without_weights_masks_gain_or_dates():
+    images = [frame(k)[0] for k in range(3)]
+    for _, header in images:
+        header.clear()
+    (data, header), weight = coadd(images)
+    noise = (300 / GAIN + (READNOISE / GAIN)**2)**0.5
+    assert np.median(weight)**-0.5 == pytest.approx(noise / 3**0.5, rel=0.05) and "EGAIN" not in header and "EXPTIME" not in header
+
+
+def test_constant_frames_and_missing_values():
+    images = [(np.full((20, 30), 7.0, "f4"), fits.Header()) for _ in range(3)]
+    images[0][0][3, 3] = np.nan
+    (data, _), weight = coadd(images)
+    assert np.abs(data).max() == 0
+    with pytest.raises(ValueError, match="no pixel"):
+        coadd([(np.full((20, 30), np.nan, "f4"), fits.Header())])
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(ValueError, match="no frame"):
+        coadd([])
+    one, two = frame(0)[0], frame(1)[0]
+    with pytest.raises(ValueError, match="one grid"):
+        coadd([one, (two[0][:9], two[1])])
+    two[1]["CRVAL1"] = 11.0
+    with pytest.raises(ValueError, match="grids"):
+        coadd([one, two])
+    with pytest.raises(ValueError, match="rejection"):
+        coadd([one], reject="magic")
+    with pytest.raises(ValueError, match="factors"):
+        coadd([one], factors=[-1])
+    with pytest.raises(ValueError, match="FLXSCALE"):
+        coadd([one], scale="header")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13, 27])
+def test_rank_and_median_against_numpy(n):
+    rng = np.random.default_rng(n)
+    values, good = rng.normal(0, 1, (n, 6, 7)).astype("f4"), rng.random((n, 6, 7)) > 0.3
+    ranked, count = merge.rank(values, good)
+    middle = merge.median(ranked, count)
+    for at in np.ndindex(6, 7):
+        some = np.sort(values[(slice(None), *at)][good[(slice(None), *at)]])
+        assert count[at] == len(some) and np.array_equal([lane[at] for lane in ranked[:len(some)]], some)
+        assert middle[at] == pytest.approx(np.median(some) if len(some) else 0, abs=1e-6)
+
+
+def slow_clip(d, w, good, photon, slack, sigma):
+    """merge.merge, pixel by pixel, as its documentation says."""
+    n, rows, columns = d.shape
+    middle, noise, out = np.zeros((rows, columns)), np.full(d.shape, np.inf), np.zeros(d.shape, bool)
+    for y, x in np.ndindex(rows, columns):
+        some = np.sort(d[good[:, y, x], y, x])
+        middle[y, x] = (some[(len(some) - 1) // 2] if n <= 4 else np.median(some)) if len(some) else 0
+        for k in np.flatnonzero(good[:, y, x]):
+            noise[k, y, x] = np.sqrt(1 / w[k, y, x] + photon[k] * max(middle[y, x], 0))
+    steep, off = np.zeros((rows, columns)), np.where(good, d - middle, 0)
+    around = lambda y, x: (slice(max(y - 1, 0), y + 2), slice(max(x - 1, 0), x + 2))  # noqa: E731
+    for y, x in np.ndindex(rows, columns):
+        calm = noise[:, y, x].min()
+        steep[y, x] = max(np.ptp(middle[around(y, x)]) - 4 * (calm if np.isfinite(calm) else 0) / np.sqrt(n), 0)
+    for k, y, x in np.ndindex(*d.shape):
+        box = around(y, x)
+        if good[k, y, x] and abs(off[k, y, x]) > sigma * noise[k, y, x] + slack[k] * steep[y, x]:
+            out[k, y, x] = True
+        if abs(off[k][box].sum()) > 9 * sigma * merge.COHERENT * noise[k, y, x] + slack[k] * steep[box].sum():
+            out[k][box] |= good[k][box]
+    use = np.where(good & ~out, w, 0)
+    total = use.sum(0)
+    return np.where(total > 0, (use * d).sum(0) / np.where(total > 0, total, 1), middle), total
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_clip_against_its_slow_twin(n):
+    rng = np.random.default_rng(n)
+    d, good = rng.normal(50, 10, (n, 14, 15)).astype("f4"), rng.random((n, 14, 15)) > 0.1
+    good[0, :, 7] = good[:, 0, 0] = True
+    d[1, 3, 4] += 300
+    d[0, 9:12, 5:9] += 60
+    w = np.where(good, rng.uniform(0.008, 0.012, d.shape), 0).astype("f4")
+    photon, slack = np.full(n, 0.2), np.full(n, 0.5)
+    value, weight, _ = merge.merge(np.where(good, d, np.float32(0)), w, good, None, photon, slack)
+    slow, total = slow_clip(d, w, good, photon, slack, 4.0)
+    some = good.any(0)
+    assert np.allclose(value[some], slow[some], rtol=1e-5) and np.allclose(weight, total, rtol=1e-5)
+    assert ((w.sum(0) - weight)[9:12, 5:9] > 0.001).mean() > 0.8
+
+
+def test_scales_recovers_the_factors_with_holes_and_liars():
+    rng = np.random.default_rng(0)
+    truth, stars = np.array([1.0, 2.0, 0.5, 1.7]), 10**rng.uniform(4, 5, 50)
+    flux = stars / truth[:, None] * rng.normal(1, 0.01, (4, 50))
+    flux[1, :10] *= 3
+    flux[rng.random(flux.shape) < 0.3] = np.nan
+    found, error = common.scales(flux, np.full(flux.shape, 100.0))
+    assert np.allclose(found / found[0], truth, rtol=0.01) and (error < 0.01).all()
+    lonely = np.full((2, 4), np.nan)
+    lonely[0, :2], lonely[1, 2:] = 5.0, 5.0
+    assert np.isnan(common.scales(lonely, np.ones((2, 4)))[0]).all()
+
+
+@pytest.mark.parametrize("fwhm", [2.2, 3.0, 4.5])
+def test_fwhm_of_cut_outs(fwhm):
+    yy, xx = np.mgrid[-common.CORE:common.CORE + 1, -common.CORE:common.CORE + 1]
+    core = 1000 * np.exp(-((yy - 0.3)**2 + (xx + 0.2)**2) * 4 * np.log(2) / fwhm**2)
+    assert common.fwhm(core[None]) == pytest.approx(fwhm, rel=1e-3)
+    assert np.isnan(common.fwhm(core[None] * np.nan)) and np.isnan(common.fwhm(-core[None]))
