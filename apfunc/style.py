@@ -29,7 +29,9 @@ nav a:hover { text-decoration: underline }
 .warnings h2 { margin: 0; font-size: 1rem; color: var(--warn) }
 .warnings ul { margin: .35rem 0 0; padding-left: 1.15rem }
 .warnings li { overflow-wrap: anywhere }
+#detector .grid { margin-top: 16px }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; min-width: 0 }
+.hero { margin-bottom: 16px }
 .grid, .plots { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)) }
 .hero { grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); align-items: start }
 .small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 210px), 1fr)) }

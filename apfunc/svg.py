@@ -4,9 +4,9 @@ Text and marks take their colours from the page's CSS, so that they follow its l
 """
 
 import math
-from html import escape
 
 from apfunc.names import band
+from apfunc.page import safe_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 190, 46, 12, 12, 26
 HUES = {"L": "l", "R": "r", "G": "g", "B": "b", "Ha": "ha", "OIII": "o3", "SII": "s2", "Hb": "b", "NII": "ha", "V": "g", "g": "g",
@@ -61,7 +61,7 @@ def plot(points, label, unit="", least=0.0, floor=None, together=False):
     y0 = y0 if floor is None else max(y0, floor)
     at_x = lambda x: LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
     at_y = lambda y: HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
-    title = escape(f"{label} [{unit}]" if unit else label)
+    title = safe_text(f"{label} [{unit}]" if unit else label)
     parts = [f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title} over time">']
     for y in ticks(y0, y1):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"/>'
@@ -81,13 +81,13 @@ def plot(points, label, unit="", least=0.0, floor=None, together=False):
 def _mark(p, x, y):
     shape = (f'<circle class="dot {hue(p["filter"])}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' if p["good"] else
              f'<path class="cross {hue(p["filter"])}" d="M{x - 4:.1f},{y - 4:.1f}l8,8m0,-8l-8,8"/>')
-    return f'<a href="#{escape(p["link"])}"><title>{escape(p["text"])}</title><circle class="touch" cx="{x:.1f}" cy="{y:.1f}" r="9"/>{shape}</a>'
+    return f'<a href="#{safe_text(p["link"])}"><title>{safe_text(p["text"])}</title><circle class="touch" cx="{x:.1f}" cy="{y:.1f}" r="9"/>{shape}</a>'
 
 
 def legend(filters, rejected):
     """The key of the plots: a dot a filter, and the cross of rejected frames when there are any."""
     dot = '<svg viewBox="0 0 12 12" aria-hidden="true">{}</svg>'
-    items = [f'<span>{dot.format(f"""<circle class="dot {hue(f)}" cx="6" cy="6" r="4"/>""")}{escape(f or "no filter")}</span>' for f in filters]
+    items = [f'<span>{dot.format(f"""<circle class="dot {hue(f)}" cx="6" cy="6" r="4"/>""")}{safe_text(f or "no filter")}</span>' for f in filters]
     if rejected:
         items.append(f'<span>{dot.format("""<path class="cross" d="M2,2l8,8m0,-8l-8,8"/>""")}rejected</span>')
     return f'<p class="legend">{"".join(items)}</p>'
