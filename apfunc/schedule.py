@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from apfunc import sky
+from apfunc import sky, wcs
 from apfunc.names import safe
 
 SITE = {"SITELAT": "+32 54 11", "SITELONG": "-105 31 43"}  # Mayhill, New Mexico
@@ -118,6 +118,8 @@ def _view(s, row, special, late):
     middle = datetime.fromisoformat(row["date_obs"]) + timedelta(seconds=row["exptime"] / 2)
     height = altitude(s["ra"], s["dec"], middle)
     west = hour_angle(s["ra"], s["dec"], middle)[0] < 180
+    if height < 5:
+        raise ValueError(f"the field is {height:.0f} degrees high at {middle:%Y-%m-%d %H:%M} UT; give another date or field")
     pier = "W" if (late if s["flip"] else west) else "E"
     air = float(airmass(height))
     clear = 1 - abs(0.015 * rng.standard_normal())
@@ -126,13 +128,14 @@ def _view(s, row, special, late):
     glow = f["zero"] * s["area"] * 10**(-0.4 * f["sky"]) * s["scale"]**2 * x**0.5 * (1 + 0.04 * rng.standard_normal())
     error = np.array([0.8, -0.6]) * min(s["pointing"] / 60, 0.08 * s["field"])
     step = rng.uniform(-1, 1, 2) * s["dither"] * s["scale"] / 3600
+    ra, dec = wcs.deproject(*(error + step), (s["ra"], s["dec"]))
     name = f"raw-{s['telescope']}-{s['user']}-{safe(s['object'])}-{row['name']}-{pier}-{row['exptime']:03.0f}-{row['number']:03d}.fit"
     theta, ellipticity = rng.uniform(0, 180), 0.02 + 0.05 * rng.random()
     fwhm = s["fwhm"] * x**0.6 * (1 + 0.05 * abs(rng.standard_normal())) * (2.4 if special == "defocused" else 1)
     return row | {
-        "name": name, "ra": s["ra"] + (error[0] + step[0]) / np.cos(np.radians(s["dec"])), "dec": s["dec"] + error[1] + step[1],
+        "name": name, "ra": float(ra), "dec": float(dec),
         "angle": (s["angle"] + 0.03 * rng.standard_normal() + 180 * (pier == "W")) % 360, "pier": pier, "airmass": air,
-        "altitude": float(height), "fwhm": fwhm, "fwhm_sampled": float(sky.sampled(fwhm, s["beta"])), "ellipticity": ellipticity, "theta": theta,
+        "altitude": float(height), "fwhm": fwhm, "fwhm_sampled": float(sky.sampled(fwhm * (1 + 0.08 / 3), s["beta"])), "ellipticity": ellipticity, "theta": theta,
         "transparency": transparency, "factor": transparency * 10**(-0.4 * f["extinction"] * x),
         "sky": float(glow * row["exptime"] * (1.6 if special == "clouded" else 1)), "gradient": float(0.04 * rng.standard_normal()),
         "special": special, "verdict": "reject" if special in ("clouded", "defocused") else "accept"}

@@ -8,8 +8,8 @@ from apfunc.header import COLUMN, DEAD, HOT, UNSTABLE
 def sensor(shape, filters, seed=1, level=1000.0, prnu=0.006, vignetting=0.22, hot=4e-4, dead=8e-5):
     """The fixed patterns of a camera, as a dict.
 
-    bias [adu], dark [electron/s], response {filter: relative sensitivity, vignetting and dust included}: float32
-    arrays of `shape`; unstable: flat indices of pixels whose dark current jumps; pixels: Table of the defects: x, y,
+    bias [adu], dark [electron/s], response {filter: relative sensitivity, vignetting and dust included, median 1}:
+    float32 arrays of `shape`; unstable: flat indices of pixels whose dark current jumps; pixels: Table of the defects: x, y,
     kind (the bits of a bad-pixel map), dark [electron/s], response.  `hot` and `dead` are fractions of all pixels.
     """
     rng = np.random.default_rng([seed, 11])
@@ -61,7 +61,7 @@ def _optics(shape, seeds, vignetting):
             distance = np.hypot(xx - cx, yy - cy) / r
             ring = 1 / (1 + np.exp((distance - 1) / 0.06)) - 0.6 / (1 + np.exp((distance - 0.35) / 0.06))
             light[top:bottom, left:right] *= 1 - depth * ring
-    return light
+    return light / np.median(light)
 
 
 def cosmics(shape, exptime, rng, rate=0.35):

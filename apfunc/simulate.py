@@ -32,7 +32,7 @@ def night(seed=1, **options):
     `frames` yields ``(file name, uint16 image [adu], header)`` one at a time.  `truth` is a dict:
     settings  every option, and what follows from them (area [cm2], scale [arcsec/pixel], …)
     frames    Table, a row a frame: name, kind, filter, exptime, date_obs (UT), temp; of lights also ra, dec (true
-              centre), angle, pier, airmass, altitude, fwhm [pix] (and fwhm_sampled: pixel included), ellipticity, theta, transparency (1 = clear), factor
+              centre), angle, pier, airmass, altitude, fwhm [pix] at the centre (fwhm_sampled: pixel included, mean of the frame), ellipticity, theta, transparency (1 = clear), factor
               (all that the air lets through, extinction included), sky [electron/pix], level and the verdict to be expected
     stars     Table: id, ra, dec, mag, colour and rate_FILTER [electron/s above the atmosphere]
     wcs       Table: name, x, y, ra, dec: where pixels of each light really are

@@ -254,9 +254,21 @@ def test_saturation_and_pedestal():
 
 
 def test_bad_options_are_refused():
-    for options in ({"sizes": 3}, {"filters": ["Q9"]}, {"size": 4}, {"filters": []}):
+    for options in ({"sizes": 3}, {"filters": ["Q9"]}, {"size": 4}, {"filters": []}, {"ra": 90.0, "dec": -60.0}):
         with pytest.raises(ValueError):
             simulate.night(**options)
+
+
+def test_other_fields_filters_and_shapes():
+    for options in (dict(ra=0.01, dec=25.0, date="2024-10-10"), dict(ra=37.9, dec=89.3), dict(mirror=-1, scale=0.67, cluster=50), dict(galaxy=True),
+                    dict(size=(60, 90), filters=["Luminance", "H-Alpha"], exptime={"Luminance": 30, "H-Alpha": 90})):
+        frames, truth = simulate.night(**dict(size=64, lights=2, filters=["R"], biases=1, darks=1, flats=1, limit=13) | options)
+        shapes = {image.shape for _, image, _ in frames}
+        lights = truth["frames"][truth["frames"]["kind"] == "light"]
+        assert shapes == {truth["settings"]["shape"]} and (lights["airmass"] < 3).all()
+        assert wcs.distance(lights["ra"], lights["dec"], truth["settings"]["ra"], truth["settings"]["dec"]).max() < 0.1
+        darks = truth["frames"][truth["frames"]["kind"] == "dark"]
+        assert sorted(np.rint(darks["exptime"])) == sorted(set(truth["settings"]["exptimes"].values()))
 
 
 def test_written_night_is_what_night_makes(tmp_path, night):
