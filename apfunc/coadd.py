@@ -56,6 +56,7 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
         bottom = min(top + step, shape[0])
         data[top:bottom], weight[top:bottom], more = _band(frames, facts, top, bottom, shape, method, sigma)
         sums += more
+    facts["fwhm"] = _fwhm(data, facts)
     facts["weight"], facts["rejected"] = sums[0] / np.maximum(sums[1], 1), sums[2] / np.maximum(sums[1], 1)
     if facts["share"] is not None:
         facts["weight"] = facts["weight"] * facts["share"]
@@ -65,7 +66,7 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
 def measure(frames, scale="auto", order=1):
     """What the bands need to know of the frames ((rows, header), weight, mask): a dict of arrays (frames, …).
 
-    scale, source (of the scale), reference (exposure), photon, slack, fwhm, level and noise (in the stack's units);
+    scale, excess (of the measured variance over 1 / weight, at least 1), source (of the scale), reference (exposure), photon, slack, fwhm, level and noise (in the stack's units);
     surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y, mesh_x; saturate: of the stack.
     """
     headers = [header for (_, header), _, _ in frames]
@@ -82,9 +83,19 @@ def measure(frames, scale="auto", order=1):
     surface, rest = common.skies(meshes, order)
     saturate = [hdr.number(h, "SATURATE") for h in headers]
     saturate = None if None in saturate else float((np.array(saturate) * factor - surface[:, 0, 0]).min())
-    return {"scale": factor, "source": source, "reference": reference, "photon": factor / gain, "noise": noise, "surface": surface,
+    excess = np.array([_excess(frame, n / s) for frame, n, s in zip(frames, noise, factor)])
+    return {"scale": factor, "excess": excess, "source": source, "reference": reference, "photon": factor / gain, "noise": noise, "surface": surface,
             "level": surface[:, 0, 0], "rest": common.calm(rest, noise), "mesh_y": surveys[0]["y"], "mesh_x": surveys[0]["x"],
-            "slack": merge.slacks(cores, noise), "fwhm": np.array([common.fwhm(c) for c in cores]), "saturate": saturate}
+            "slack": merge.slacks(cores, noise), "fwhm": np.array([common.fwhm(c, n) for c, n in zip(cores, noise)]), "saturate": saturate}
+
+
+def _excess(frame, noise):
+    """Measured variance over that of the weight plane, at least 1: rejection must not believe in too small a noise."""
+    (rows, _), weight, _ = frame
+    if weight is None:
+        return 1.0
+    some = np.concatenate([np.asarray(weight[r:r + 1], "f4").ravel() for r in range(0, rows.shape[0], 1 + rows.shape[0] // 32)])
+    return max(1.0, noise**2 * float(np.median(some[some > 0]))) if (some > 0).any() else 1.0
 
 
 def _band(frames, facts, top, bottom, shape, method, sigma):
@@ -120,7 +131,7 @@ def _tile(d, w, bits, rest, facts, method, sigma):
         good &= (bits & HARM) == 0
     whole = good.all()
     values, trusted = (d, w) if whole else (np.where(good, d, np.float32(0)), np.where(good, w, np.float32(0)))
-    value, total, out = merge.merge(values, trusted, good, rest, facts["photon"], facts["slack"], sigma, method, facts["share"])
+    value, total, out = merge.merge(values, trusted, good, rest, facts["photon"], facts["excess"], facts["slack"], sigma, method, facts["share"])
     bare = np.flatnonzero(~good.any(0)) if not whole else ()
     if len(bare):
         some, usable = d.reshape(len(d), -1)[:, bare], bits.reshape(len(d), -1)[:, bare]
@@ -145,6 +156,14 @@ def _saturated(d, w, bits, facts):
     least = facts["saturate"]
     everywhere = weight == 0
     return np.where(everywhere & (least is not None), np.fmax(value, least or 0), value), weight
+
+
+def _fwhm(data, facts):
+    """FWHM [pixel] of the stack's own stars, NaN when there are none."""
+    bits = None if facts["saturate"] is None else np.where(data >= facts["saturate"], np.uint8(hdr.SATURATED), np.uint8(0))
+    found = common.survey(data, bits)
+    *_, cores = common.apertures(data, bits, common.choose([found], common.RADIUS), found["noise"], common.RADIUS)
+    return common.fwhm(cores, found["noise"])
 
 
 def _shares(factors, seeing, fwhm):

@@ -177,22 +177,22 @@ def hat(at, knots):
     return np.maximum(1 - np.abs(place[:, None] - np.arange(len(knots))), 0).astype("f4")
 
 
-def fwhm(cores):
+def fwhm(cores, noise):
     """Median FWHM [pixel] of star cut-outs (stars, rows, columns) without sky; NaN when none can be measured.
 
-    A straight line through log(value) against squared distance, of the pixels above a quarter of the peak.
+    A parabola through log(value) at the pixels above a quarter of the peak, of stars that peak above 40 noise.
     """
     found = []
     dy, dx = np.mgrid[-CORE:CORE + 1, -CORE:CORE + 1].astype(float)
     for core in cores:
-        if not np.isfinite(core).all() or not core.max() > 0:
+        centre = core[CORE - 1:CORE + 2, CORE - 1:CORE + 2]
+        if not np.isfinite(centre).all() or not centre.max() > 40 * noise:
             continue
-        use = core > 0.25 * core[CORE - 1:CORE + 2, CORE - 1:CORE + 2].max()
+        use = core > 0.25 * centre.max()
         if not 5 <= use.sum() <= 100:
             continue
-        log = np.log(core[use])
+        log, root = np.log(core[use]), core[use]
         design = np.stack([np.ones(len(log)), dx[use], dy[use], -(dx[use]**2 + dy[use]**2)], 1)
-        root = core[use]
         width = np.linalg.lstsq(design * root[:, None], log * root, rcond=None)[0][3]
         if width > 0:
             found.append(np.sqrt(4 * np.log(2) / width))

@@ -5,7 +5,7 @@ A value d_k is an outlier when, with m the median of the frames,
     |d_k - m| > sigma * noise_k + slack_k * steepness(m)         or, for the means over 3 x 3 pixels,
     |<d_k - m>| > sigma * COHERENT * <noise_k> + slack_k * <steepness>        (its neighbours with it)
 
-noise_k^2 = 1 / w_k + photon_k * m.  Steepness is the range of m in 3 x 3 pixels; `slack` is measured from the
+noise_k^2 = excess_k / w_k + photon_k * m.  Steepness is the range of m in 3 x 3 pixels; `slack` is measured from the
 frames' own stars (see `slacks`), so that neither seeing nor a shift of a tenth of a pixel makes an outlier of a star.
 """
 
@@ -17,12 +17,12 @@ COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a 
 HALO = 3  # pixels round a tile that it needs
 
 
-def merge(d, w, good, rest, photon, slack, sigma=4.0, method="clip", share=None):
+def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", share=None):
     """Weighted mean and weight of a tile: float32 arrays (rows, columns), and the outliers (frames, rows, columns).
 
     d       (frames, rows, columns) float32, finite; w: inverse variances, 0 where not good; good: boolean.
     rest    like d, or None: known difference of each frame's sky, left out of account in the comparison with others.
-    photon  (frames,) variance per unit of signal; slack (frames,): see above; share: further weights of the frames.
+    photon  (frames,) variance per unit of signal; excess, slack (frames,): see above; share: further weights.
     """
     if method == "none" or len(d) == 1:
         return (*mean(d, w, share), np.zeros(d.shape, bool))
@@ -38,7 +38,7 @@ def merge(d, w, good, rest, photon, slack, sigma=4.0, method="clip", share=None)
     out, d = np.zeros(d.shape, bool), d.copy() if method == "winsor" else d
     signal = np.maximum(middle, 0)
     with np.errstate(divide="ignore"):
-        noise = [np.sqrt(1 / w[k] + np.float32(photon[k]) * signal) for k in range(len(d))]
+        noise = [np.sqrt(np.float32(excess[k]) / w[k] + np.float32(photon[k]) * signal) for k in range(len(d))]
     calm = np.minimum.reduce(noise)
     steep = extent(middle) - np.where(np.isfinite(calm), calm, 0) * np.float32(4 / np.sqrt(len(d)))
     steep = np.maximum(steep, 0, out=steep)

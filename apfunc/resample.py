@@ -6,10 +6,13 @@ With (x, y) the input position of an output pixel and J the number of input pixe
     1 / weight = J * (sky / (gain flat) + (read noise / (gain flat))^2)
 """
 
+import re
+
 import numpy as np
 
 from apfunc import header as hdr
-from apfunc import interpolate, mapping, wcs
+from apfunc import interpolate, mapping, trails, wcs
+from apfunc.background import level
 from apfunc.grid import shape_of, solution_of
 
 REPAIRED = 0.1  # weight of a pixel that was repaired (bad, cosmic), relative to a measured one
@@ -22,7 +25,8 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
 
     image     (data, header) with a TAN or TAN-SIP solution; NaN pixels hold no value.
     grid      header with a WCS and NAXIS1, NAXIS2: the output's (apfunc grid, or any solved image's with its size).
-    mask      uint8 bits of apfunc.header, of the image's shape, or None.
+    mask      uint8 bits of apfunc.header, of the image's shape, or None.  Saturated and missing pixels are known from
+              the data, trails from the header as well (TRAIL, TRAIL1 …, see apfunc.trails).
     flat      the master flat (array or image) the frame was divided by: less light, less weight.
     kernel    "spline" (cubic B-spline interpolation), "lanczos3", "bilinear", "nearest".
     conserve  "flux": star fluxes are kept, pixels scale with their area; "surface": adu per *input* pixel area.
@@ -31,8 +35,8 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     data      float32, NaN outside the frame and where more than half of a pixel comes from NaN.  Smaller holes are
               interpolated.  Within RING pixels of saturated and missing ones, and beside repaired ones, the value may not
               leave the range of the four pixels around: no dark rings.
-    weight    float32 [1/adu^2], inverse variance of the sky's noise from gain, read noise, sky and flat (from the
-              measured noise when gain or read noise are unknown); 0 where data is NaN or a trail; a tenth (REPAIRED)
+    weight    float32 [1/adu^2], inverse variance of the sky's noise from gain, read noise, sky and flat, and what is
+              measured beyond these (the measured noise alone when gain or read noise are unknown); 0 where data is NaN or a trail; a tenth (REPAIRED)
               on bad and cosmic pixels.  Neighbouring pixels are correlated; the weight is that of large areas.
     mask      uint8: a bit is set where it holds for more than a tenth of the (bilinear) pixel, NODATA where NaN.
 
@@ -45,7 +49,7 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     source, target, shape = solution_of(image[1]), solution_of(grid), shape_of(grid)
     box = mapping.overlap(source, data.shape, target, shape)
     area = (wcs.scale(target) / wcs.scale(source))**2
-    photons, fixed = _noise(image[1], data, bits, gain, readnoise, sky)
+    photons, fixed = _noise(image[1], data, bits, flat, gain, readnoise, sky)
 
     filled = interpolate.fill(data, (bits & hdr.NODATA) != 0)
     padded = interpolate.coefficients(filled, kernel)
@@ -97,22 +101,30 @@ def _checked(image, mask, flat, kernel, conserve):
     saturate = hdr.number(image[1], "SATURATE")
     if saturate is not None:
         bits[data >= saturate] |= hdr.SATURATED
+    if hdr.number(image[1], "TRAIL"):
+        bits |= trails.trail_mask(data.shape, image[1])
     if flat is not None:
         flat = np.asarray(flat, "f4")
         flat = np.where(flat > 0, flat, 0).astype("f4")
     return data, bits, flat
 
 
-def _noise(header, data, bits, gain, readnoise, sky):
-    """Photon and read noise variance [adu^2] of a sky pixel where the flat is 1; both from measured noise if need be."""
-    from apfunc.background import level
-    measured_sky, noise = (sky, None) if sky is not None else level(data, bits if bits.any() else None)
+def _noise(header, data, bits, flat, gain, readnoise, sky):
+    """Photon and fixed noise variance [adu^2] of a sky pixel where the flat is 1.
+
+    What is measured beyond photons and read noise (dark current) is added to the fixed part; where gain or read noise
+    are unknown the measured noise is all.
+    """
+    measured, noise = level(data, bits if bits.any() else None)
+    usual = 1.0 if flat is None else float(np.median(flat[::9, ::9]))
     try:
         gain, readnoise = hdr.gain(header, gain), hdr.readnoise(header, readnoise)
     except ValueError:
-        noise = level(data, bits)[1] if noise is None else noise
-        return np.float32(max(noise, 1e-6)**2), np.float32(0)
-    return np.float32(max(measured_sky, 0) / gain), np.float32(max(readnoise / gain, 1e-6)**2)
+        return np.float32(max(noise, 1e-6)**2 * usual), np.float32(0)
+    photons, fixed = max(measured if sky is None else sky, 0) / gain, max(readnoise / gain, 1e-6)**2
+    if sky is None:
+        fixed += max(0, noise**2 - photons / usual - fixed / usual**2) * usual**2
+    return np.float32(photons), np.float32(fixed)
 
 
 def _near(bits, shape):
@@ -148,6 +160,8 @@ def _blemished(value, filled, bits, at, s, t):
 def _header(header, target, shape, area, kernel, conserve):
     """The image's header with the target's WCS, and what goes with the area of a pixel."""
     header = wcs.to_header(header, target, shape)
+    for key in [k for k in header if re.fullmatch(r"TRAIL\d*", k)]:
+        del header[key]  # they are positions in the frame; the mask has them
     flux = area if conserve == "flux" else 1.0
     for key, factor in (("SATURATE", flux), ("SKY", flux), ("SKYNOISE", flux / np.sqrt(area)), ("FWHM", 1 / np.sqrt(area)),
                         ("RDNOISE", np.sqrt(area)), ("EGAIN", area / flux)):

@@ -55,7 +55,7 @@ def header(headers, facts, method):
 
     NCOMBINE, EXPTIME (sum of the exposures) and EXPEFF (as long as the best frame would need for the stack's noise) [s],
     EXPREF [s] (the pixels are adu of this exposure), DATE-OBS, MJD-OBS, MJD-MID, BJD-MID, AIRMASS (weighted means),
-    EGAIN and RDNOISE (noise^2 = (data + SKYLEVEL) / EGAIN + (RDNOISE / EGAIN)^2), FWHM [pixel] (weighted mean), MAGZP,
+    EGAIN and RDNOISE (noise^2 = (data + SKYLEVEL) / EGAIN + (RDNOISE / EGAIN)^2), FWHM [pixel] (measured, else the mean), MAGZP,
     SKYLEVEL (removed, weighted mean) [adu], SATURATE, SCALSRC, REJECT, REJFRAC, INPnnn = "RAWFILE weight" (weights add up
     to 1).  What cannot be known is left out.
     """
@@ -76,7 +76,7 @@ def header(headers, facts, method):
     _dates(out, headers, weight, exposure)
     put("AIRMASS", mean("AIRMASS"), "mean", 6)
     _noise(put, headers, facts, weight)
-    put("FWHM", _mean(list(np.where(np.isfinite(facts["fwhm"]), facts["fwhm"], np.nan)), weight) or mean("FWHM"), "[pixel] mean of the frames", 5)
+    put("FWHM", facts["fwhm"] if np.isfinite(facts["fwhm"]) else mean("FWHM"), "[pixel] of the stack's stars", 5)
     zero = [hdr.number(h, "MAGZP") for h in headers]
     if None not in zero:
         put("MAGZP", np.median(np.array(zero) + 2.5 * np.log10(facts["scale"])), "magnitude of 1 adu of this stack")

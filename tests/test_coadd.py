@@ -153,6 +153,11 @@ def test_pure_noise_is_hardly_rejected():
     assert header["REJFRAC"] < 3e-4
 
 
+def test_weights_that_promise_too_much_do_not_reject():
+    frames = [((d, h), 9 * w, m) for (d, h), w, m in (frame(k, signal=np.zeros(SHAPE)) for k in range(5))]
+    assert stack(frames)[0][1]["REJFRAC"] < 3e-4
+
+
 def test_skies_are_matched_and_nebulae_kept():
     yy, xx = np.indices(SHAPE)
     nebula = 80 * np.exp(-((yy - 120)**2 + (xx - 200)**2) / 2 / 60**2)
@@ -371,7 +376,7 @@ def test_clip_against_its_slow_twin(n):
     d[0, 9:12, 5:9] += 60
     w = np.where(good, rng.uniform(0.008, 0.012, d.shape), 0).astype("f4")
     photon, slack = np.full(n, 0.2), np.full(n, 0.5)
-    value, weight, _ = merge.merge(np.where(good, d, np.float32(0)), w, good, None, photon, slack)
+    value, weight, _ = merge.merge(np.where(good, d, np.float32(0)), w, good, None, photon, np.ones(n), slack)
     slow, total = slow_clip(d, w, good, photon, slack, 4.0)
     some = good.any(0)
     assert np.allclose(value[some], slow[some], rtol=1e-5) and np.allclose(weight, total, rtol=1e-5)
@@ -395,5 +400,5 @@ def test_scales_recovers_the_factors_with_holes_and_liars():
 def test_fwhm_of_cut_outs(fwhm):
     yy, xx = np.mgrid[-common.CORE:common.CORE + 1, -common.CORE:common.CORE + 1]
     core = 1000 * np.exp(-((yy - 0.3)**2 + (xx + 0.2)**2) * 4 * np.log(2) / fwhm**2)
-    assert common.fwhm(core[None]) == pytest.approx(fwhm, rel=1e-3)
-    assert np.isnan(common.fwhm(core[None] * np.nan)) and np.isnan(common.fwhm(-core[None]))
+    assert common.fwhm(core[None], 1.0) == pytest.approx(fwhm, rel=1e-3)
+    assert np.isnan(common.fwhm(core[None] * np.nan, 1.0)) and np.isnan(common.fwhm(-core[None], 1.0))

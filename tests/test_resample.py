@@ -168,12 +168,26 @@ def test_weights_are_the_inverse_variance_of_the_sky():
     (out, _), weight, _ = resample((data, header_of(solution(0))), GRID, flat=(flat, None))
     for columns in (slice(0, 40), slice(280, 320)):
         assert 1 / weight[:, columns].mean() == pytest.approx(data[:, columns].var(), rel=0.05)
+
+
+def test_weights_without_flat_gain_or_with_noise_of_another_kind():
+    rng = np.random.default_rng(3)
+    data = ((rng.poisson(600, SHAPE) + rng.normal(0, 9, SHAPE)) / 1.5).astype("f4")
     plain = resample((data, header_of(solution(0))), GRID)[1]
-    assert np.ptp(plain) == 0 and plain[0, 0] == pytest.approx(1 / (sky / 1.5 + 36), rel=0.02)
+    assert np.ptp(plain) == 0 and plain[0, 0] == pytest.approx(1 / (400 / 1.5 + 36), rel=0.03)
     unknown = header_of(solution(0))
     del unknown["EGAIN"]
-    assert resample((data, unknown), GRID)[1][0, 0] == pytest.approx(1 / data.var(), rel=0.1)
+    assert resample((data, unknown), GRID)[1][0, 0] == pytest.approx(1 / data.var(), rel=0.05)
     assert resample((data, unknown), GRID, gain=1.5)[1][0, 0] == plain[0, 0]
+    assert resample((data, header_of(solution(0))), GRID, sky=800.0)[1][0, 0] == pytest.approx(1 / (800 / 1.5 + 36), rel=1e-3)
+    warm = data + rng.normal(0, 20, SHAPE).astype("f4")
+    assert resample((warm, header_of(solution(0))), GRID)[1][0, 0] == pytest.approx(1 / warm.var(), rel=0.05)
+
+
+def test_trails_of_the_header_are_masked():
+    header = header_of(solution(0), TRAIL=1, TRAIL1="0.0 50.0 319.0 50.0 6.0")
+    (_, found), weight, mask = resample((np.ones(SHAPE, "f4"), header), GRID)
+    assert (mask[48:53] == hdr.TRAIL).all() and (weight[48:53] == 0).all() and not mask[60:].any() and "TRAIL1" not in found
 
 
 def test_holes_neither_spread_nor_invent_data():
