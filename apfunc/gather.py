@@ -13,7 +13,7 @@ SMALL, MEDIUM, LARGE = 240, 900, 1400  # pixels of the longer side: lights and m
 
 
 def gather(folder, previews=True):
-    """The arguments of `report.report` as a dict, from the contracted names below `folder`; what is not there is left out.
+    """The arguments of `report.report` as a dict, from the contracted names below `folder`, as far as they are there.
 
     With `previews`, a full-size JPEG of every stack and line image is written to ``folder/previews`` and linked.
     """
@@ -22,7 +22,8 @@ def gather(folder, previews=True):
     names = [str(n) for n in (quality["name"] if quality is not None else [])]
     if inventory is not None:
         names += [str(r["name"]) for r in inventory if r["kind"] == "light" and str(r["name"]) not in names]
-    found = {"inventory": inventory, "quality": quality, "readnoise": _table(folder / "masters/readnoise.ecsv"), "night": folder.resolve().name}
+    found = {"inventory": inventory, "quality": quality, "readnoise": _table(folder / "masters/readnoise.ecsv"),
+             "night": folder.resolve().name}
     found["frames"] = {n: frame for n in names if (frame := _light(folder, n))}
     found["pictures"] = _composites(folder) + [_stack(folder, path, kind, previews) for kind in ("continuum", "coadd")
                                                for path in sorted((folder / kind).glob("*.fits"))]
@@ -30,7 +31,8 @@ def gather(folder, previews=True):
     found["masters"] = [m for path in masters if not path.name.startswith("badpix") and (m := _master(folder, path))]
     found["badpix"] = [m for path in masters if path.name.startswith("badpix") and (m := _map(folder, path))]
     if inventory is not None and len(inventory) and "night" in inventory.colnames:
-        nights = sorted({str(r["night"]) for r in inventory if r["kind"] == "light" and str(r["name"]) in names} - {"", "None", "--"})
+        nights = {str(r["night"]) for r in inventory if r["kind"] == "light" and str(r["name"]) in names}
+        nights = sorted(nights - {"", "None", "--"})
         found["night"] = ", ".join(nights) if 0 < len(nights) < 4 else found["night"]
     return found
 
@@ -74,9 +76,11 @@ def _composites(folder):
         try:
             thumb = _shrunk(path, LARGE)
         except (OSError, ValueError) as error:
-            found.append({"kind": "composite", "name": path.stem, "reason": str(error) if isinstance(error, ValueError) else "its file cannot be read"})
+            found.append({"kind": "composite", "name": path.stem, "reason": str(error) if isinstance(error, ValueError)
+                          else "its file cannot be read"})
             continue
-        found.append({"kind": "composite", "name": path.stem, "thumb": thumb, "full": f"composite/{path.name}", "files": files})
+        found.append({"kind": "composite", "name": path.stem, "thumb": thumb, "full": f"composite/{path.name}",
+                      "files": files})
     return found
 
 
@@ -104,7 +108,8 @@ def _master(folder, path):
     middle = float(np.median(some)) if some.size else None
     scatter = 1.4826 * float(np.median(np.abs(some - middle))) if some.size else None
     shown = (middle - 3.5 * scatter, middle + 3.5 * scatter) if some.size else None
-    return {"name": path.stem, "header": header, "thumb": thumbnail((data, header), SMALL, shown), "href": f"masters/{path.name}", "median": middle, "std": scatter}
+    return {"name": path.stem, "header": header, "thumb": thumbnail((data, header), SMALL, shown),
+            "href": f"masters/{path.name}", "median": middle, "std": scatter}
 
 
 def _map(folder, path):
@@ -115,15 +120,18 @@ def _map(folder, path):
         return None
     kinds = data.astype(np.uint8)
     column = kinds & BADPIX_BITS["COLUMN"] > 0
-    counts = {name: int(np.count_nonzero((kinds & bit > 0) & ~(column & (name != "COLUMN")))) for name, bit in BADPIX_BITS.items()}
+    counts = {name: int(np.count_nonzero((kinds & bit > 0) & ~(column & (name != "COLUMN")))) for name,
+              bit in BADPIX_BITS.items()}
     step = max(1, -(-max(kinds.shape) // (2 * SMALL)))
     rows, columns = (max(n // step, 1) for n in kinds.shape)
     blocks = kinds[:rows * step, :columns * step].reshape(rows, -1, columns, min(step, kinds.shape[1]))
     small = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks, axis=3), axis=1)
     colour = np.full((*small.shape, 3), (13, 16, 21), np.uint8)
-    for name, rgb in (("HOT", (255, 190, 70)), ("UNSTABLE", (255, 120, 60)), ("DEAD", (90, 150, 255)), ("USER", (200, 120, 255)), ("COLUMN", (255, 80, 90))):
+    for name, rgb in (("HOT", (255, 190, 70)), ("UNSTABLE", (255, 120, 60)), ("DEAD", (90, 150, 255)),
+                      ("USER", (200, 120, 255)), ("COLUMN", (255, 80, 90))):
         colour[small & BADPIX_BITS[name] > 0] = rgb
-    return {"name": path.stem, "href": f"masters/{path.name}", "thumb": encode(colour), "counts": counts, "pixels": kinds.size,
+    return {"name": path.stem, "href": f"masters/{path.name}", "thumb": encode(colour), "counts": counts,
+            "pixels": kinds.size,
             "bad": int(np.count_nonzero(kinds))}
 
 

@@ -23,17 +23,23 @@ def image(content, name, link):
     if not content:
         return '<div class="none">no picture</div>'
     kind = "png" if content[:4] == b"\x89PNG" else "jpeg"
-    picture = f'<img loading="lazy" alt="{safe_text(name)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+    data = base64.b64encode(content).decode()
+    picture = f'<img loading="lazy" alt="{safe_text(name)}" src="data:image/{kind};base64,{data}">'
     return f'<a href="{href(link)}">{picture}</a>' if link else picture
 
 
 def table(heads, rows):
     """A table; heads that end in # are of columns of numbers; lines in a cell stay lines."""
-    numbers = [h.endswith("#") for h in heads]
-    head = "".join(f'<th{" class=n" * n}>{safe_text(h.rstrip("#"))}</th>' for h, n in zip(heads, numbers))
-    cells = lambda row: "".join(f'<td class={"n" if n else "name" if i == 0 else "w" if h in ("reason", "why", "tied to", "masters") else "t"}>'
-                                f'{safe_text(v).replace(chr(10), "<br>")}</td>' for i, (v, n, h) in enumerate(zip(row, numbers, heads)))
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(f"<tr>{cells(r)}</tr>" for r in rows)}</tbody></table></div>'
+    wide = ("reason", "why", "tied to", "masters")
+    kinds = ["n" if h.endswith("#") else "name" if i == 0 else "w" if h in wide else "t" for i, h in enumerate(heads)]
+    head = "".join(f"<th class={kind}>{safe_text(h.rstrip('#'))}</th>" for h, kind in zip(heads, kinds))
+    line = lambda row: "".join(f"<td class={kind}>{_lines(value)}</td>" for value, kind in zip(row, kinds))
+    body = "".join(f"<tr>{line(row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _lines(value):
+    return safe_text(value).replace("\n", "<br>")
 
 
 def finite(value):

@@ -18,10 +18,11 @@ from apfunc.style import CSS
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), masters=(), badpix=(), night="", notes=()):
+def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), masters=(), badpix=(), night="",
+           notes=()):
     """The report as HTML text.
 
-    inventory   Table of frames.ecsv: name, raw, kind, object, filter, exptime, temp, night, date_obs, masters, reason, …
+    inventory   Table of frames.ecsv: name, raw, kind, object, filter, exptime, temp, night, date_obs, masters, reason
     quality     Table of quality.csv, a row a light; masked or NaN cells are shown as a dash
     readnoise   Table of readnoise.ecsv
     frames      dict: name of a light -> dict with thumb (bytes of a PNG or JPEG, or None), header (or None), href
@@ -36,21 +37,26 @@ def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), ma
     lights = light_rows(stock, rows_of(quality), frames)
     told = warnings(inventory, quality, readnoise, frames, pictures, masters, notes)
     parts = [("pictures", "Pictures", sections.pictures(pictures)), ("lights", "Lights", sections.strip(lights)),
-             ("plots", "Over the night", sections.plots(lights)), ("astrometry", "Astrometry", sections.astrometry(lights, frames)),
+             ("plots", "Over the night", sections.plots(lights)),
+             ("astrometry", "Astrometry", sections.astrometry(lights, frames)),
              ("quality", "Quality", sections.quality(lights)),
-             ("detector", "Detector", sections.detector(rows_of(readnoise), badpix)), ("masters", "Masters", sections.masters(masters)),
-             ("served", "What served what, and why", sections.served(stock)), ("left", "Frames not used", sections.left_out(stock))]
+             ("detector", "Detector", sections.detector(rows_of(readnoise), badpix)),
+             ("masters", "Masters", sections.masters(masters)),
+             ("served", "What served what, and why", sections.served(stock)),
+             ("left", "Frames not used", sections.left_out(stock))]
     parts = [(i, title, body) for i, title, body in parts if body]
     links = "".join(f'<a href="#{i}">{title}</a>' for i, title, _ in parts)
     body = "".join(f'<section id="{i}"><h2>{title}</h2>{part}</section>' for i, title, part in parts)
     targets = [t.replace("_", " ") for t in sorted({r["object"] for r in lights if r["object"]})]
     title = ", ".join(targets) if 0 < len(targets) < 5 else f"{len(targets)} targets" if targets else "The night"
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{safe_text(title)} · {safe_text(night)}</title>'
-            f'<style>{CSS}</style></head>\n<body><header><div><h1>{safe_text(title)}</h1><p class="night">Night of {safe_text(night)}</p>'
-            f'{sections.facts(lights, masters)}{sections.warned(told)}<nav>{links}</nav></div></header>\n<main>{body}</main>\n'
-            f'<footer>Made by apfunc. Plain numbers are in <a href="quality.csv">quality.csv</a> and <a href="frames.ecsv">frames.ecsv</a>. '
-            f'Times are UT.</footer></body></html>\n')
+    title, night = safe_text(title), safe_text(night)
+    head = (f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{title} · {night}</title>'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style>')
+    top = (f'<h1>{title}</h1><p class="night">Night of {night}</p>{sections.facts(lights, masters)}{sections.warned(told)}'
+           f'<nav>{links}</nav>')
+    return (f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body><header><div>{top}</div></header>\n<main>{body}</main>\n'
+            f'<footer>Made by apfunc. Plain numbers are in <a href="quality.csv">quality.csv</a> and '
+            f'<a href="frames.ecsv">frames.ecsv</a>. Times are UT.</footer></body></html>\n')
 
 
 def rows_of(table):
@@ -69,16 +75,20 @@ def light_rows(stock, judged, frames):
     known = {str(r["name"]): r for r in stock}
     judged = {str(r["name"]): r for r in judged}
     names = list(judged)
-    names += [n for n, r in known.items() if n not in judged and r.get("kind") == "light" and r.get("used") in (None, True, "True")]
+    names += [n for n, r in known.items() if n not in judged and r.get("kind") == "light"
+              and r.get("used") in (None, True, "True")]
     start, rows = len(common_start(names)), []
     for name in names:
-        row = {k: v for k, v in known.get(name, {}).items() if k in ("object", "filter", "exptime", "temp", "date_obs", "raw")}
+        row = {k: v for k, v in known.get(name, {}).items()
+               if k in ("object", "filter", "exptime", "temp", "date_obs", "raw")}
         row |= {k: v for k, v in judged.get(name, {}).items() if v is not None}
         frame = frames.get(name, {})
         header = frame.get("header") or {}
-        row |= {"name": name, "short": name[start:], "id": "light-" + safe(name), "thumb": frame.get("thumb"), "href": frame.get("href"),
+        row |= {"name": name, "short": name[start:], "id": "light-" + safe(name), "thumb": frame.get("thumb"),
+                "href": frame.get("href"),
                 "focus": number(header, "FOCUSPOS"), "when": _time(row.get("date_obs") or text(header, "DATE-OBS")),
-                "good": row.get("verdict") == "accept", "object": str(row.get("object") or ""), "filter": str(row.get("filter") or "")}
+                "good": row.get("verdict") == "accept", "object": str(row.get("object") or ""),
+                "filter": str(row.get("filter") or "")}
         rows.append(row)
     first = min((r["when"] for r in rows if r["when"]), default=None)
     midnight = first and first.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -103,7 +113,8 @@ def warnings(inventory, quality=None, readnoise=None, frames=None, pictures=(), 
         told.append(f"{len(rejected)} of {len(quality)} lights rejected: {_some(named, 12)}")
     told += [f"{base_name(r.get('raw') or r['name'])}: {r.get('reason') or 'cannot be read'}"
              for r in stock if r.get("kind") in ("unreadable", "unknown")]
-    makeshift = Counter(part for r in stock if r.get("kind") == "light" for part in str(r.get("reason") or "").split("; ")
+    makeshift = Counter(part for r in stock if r.get("kind") == "light"
+                        for part in str(r.get("reason") or "").split("; ")
                         if re.match(r"no (bias|dark|flat)|.*scaled by|.*\d{2,} days", part))
     told += [f"{_count(n, 'light')}: {part}" for part, n in makeshift.items()]
     for master in masters:
@@ -112,14 +123,15 @@ def warnings(inventory, quality=None, readnoise=None, frames=None, pictures=(), 
             told.append(f"{master['name']}: {_count(len(left), 'frame')} left out ({_some(left, 4)})")
     relative = [n for n, f in (frames or {}).items() if "relative" in str((f.get("header") or {}).get("WCSSRC", ""))]
     if relative:
-        told.append(f"{_count(len(relative), 'light')} registered to each other only: no catalogue star was found in the field")
+        told.append(f"{_count(len(relative), 'light')} registered to each other only: no catalogue covers the field")
     for picture in pictures:
         header = picture.get("header") or {}
         if picture.get("reason"):
             kind = sections.KINDS.get(picture["kind"], "picture").lower()
             told.append(f"{kind} {picture['name']} was not made: {picture['reason']}")
         if header.get("CONTAGRE") is False:
-            told.append(f"{picture['name']}: the two estimates of the continuum's scale differ by {abs(number(header, 'CONTDIFF') or 0):.1f} sigma "
+            apart = abs(number(header, "CONTDIFF") or 0)
+            told.append(f"{picture['name']}: the two estimates of the continuum's scale differ by {apart:.1f} sigma "
                         f"(stars {fixed(header.get('CONTSTAR'), 4)}, pixels {fixed(header.get('CONTPIX'), 4)})")
     if readnoise is not None and not len(readnoise):
         told.append("gain and read noise could not be measured (two biases and two flats of a camera are needed)")

@@ -21,7 +21,8 @@ def frames(s):
     rows = []
     dusk = _local_midnight(s) - timedelta(hours=6)
     clock = dusk - timedelta(hours=2)
-    for kind, exptime, count in [("bias", 0.037, s["biases"])] + [("dark", t, s["darks"]) for t in sorted(set(s["exptimes"].values()))]:
+    for kind, exptime, count in [("bias", 0.037, s["biases"])] + [("dark", t, s["darks"])
+                                                                  for t in sorted(set(s["exptimes"].values()))]:
         for i in range(count):
             rows.append(_row(s, len(rows), kind, "", exptime, clock, i))
             clock += timedelta(seconds=exptime + 12)
@@ -40,7 +41,8 @@ def frames(s):
         clock += timedelta(seconds=s["exptimes"][f] + 15 + gap)
     names = list(rows[-1] if lights else rows[0])
     table = Table({n: [r.get(n, "" if isinstance(rows[-1][n], str) else np.nan) for r in rows] for n in names})
-    for name, unit in {"exptime": "s", "temp": "deg_C", "ra": "deg", "dec": "deg", "angle": "deg", "altitude": "deg", "fwhm": "pix",
+    for name, unit in {"exptime": "s", "temp": "deg_C", "ra": "deg", "dec": "deg", "angle": "deg", "altitude": "deg",
+                       "fwhm": "pix",
                        "fwhm_sampled": "pix", "theta": "deg", "sky": "electron/pix"}.items():
         if name in names:
             table[name].unit = unit
@@ -49,7 +51,8 @@ def frames(s):
 
 def _local_midnight(s):
     """UT of the middle of the night at the site (mean sun)."""
-    return datetime.combine(day.fromisoformat(s["date"]) + timedelta(days=1), datetime.min.time()) - timedelta(hours=LONGITUDE / 15)
+    return datetime.combine(day.fromisoformat(s["date"]) + timedelta(days=1),
+                            datetime.min.time()) - timedelta(hours=LONGITUDE / 15)
 
 
 def _start(s, length):
@@ -64,7 +67,8 @@ def hour_angle(ra, dec, when):
     """Hour angle and declination of date [deg] at the site: IAU 1976 precession and mean sidereal time (20 arcsec)."""
     days = (when - datetime(2000, 1, 1, 12)).total_seconds() / 86400
     t = days / 36525
-    zeta, z, theta = (np.radians(np.polyval(c, t) / 3600) for c in ((0.017998, 0.30188, 2306.2181, 0), (0.018203, 1.09468, 2306.2181, 0),
+    zeta, z, theta = (np.radians(np.polyval(c, t) / 3600)
+                      for c in ((0.017998, 0.30188, 2306.2181, 0), (0.018203, 1.09468, 2306.2181, 0),
                                                                     (-0.041833, -0.42665, 2004.3109, 0)))
     a, d = np.radians(ra) + zeta, np.radians(dec)
     x = np.cos(theta) * np.cos(d) * np.cos(a) - np.sin(theta) * np.sin(d)
@@ -89,10 +93,12 @@ def airmass(height):
 def _special(s):
     """Which (filter, number) is clouded, trailed or defocused; dealt out over the filters."""
     found = {}
-    for kind, count, first, turn in (("clouded", s["clouded"], 1, 0), ("trail", s["trails"], 2, 1), ("defocused", s["defocused"], 3, 0)):
+    for kind, count, first, turn in (("clouded", s["clouded"], 1, 0), ("trail", s["trails"], 2, 1),
+                                     ("defocused", s["defocused"], 3, 0)):
         for k in range(count):
             f = s["filters"][(k + turn) % len(s["filters"])]
-            free = [i % s["lights"] for i in range(first + k // len(s["filters"]), first + 2 * s["lights"]) if (f, i % s["lights"]) not in found]
+            free = [i % s["lights"] for i in range(first + k // len(s["filters"]), first + 2 * s["lights"])
+                    if (f, i % s["lights"]) not in found]
             if free:
                 found[f, free[0]] = kind
     return found
@@ -105,10 +111,13 @@ def _row(s, index, kind, name, exptime, when, number):
     stamp, bin, who = local.strftime("%Y%m%d-%H%M%S"), f"BIN{s['binning']}", f"{s['telescope']}-{s['user']}"
     library = f"LD{stamp[:8]}-LT{stamp[9:]}-{bin}.fit"
     file = {"bias": f"{who}-Bias-{library}", "dark": f"{who}-Dark-{exptime:g}-{library}",
-            "flat": f"{s['telescope']}_{name}_{s['binning']}x{s['binning']}_skyflat{number}.fit", "light": f"{stamp}-{name}-{bin}"}[kind]
+            "flat": f"{s['telescope']}_{name}_{s['binning']}x{s['binning']}_skyflat{number}.fit",
+            "light": f"{stamp}-{name}-{bin}"}[kind]
     dark_ends = 0.001 if kind == "dark" and number % 3 == 2 else 0.0  # 119.999 s, as real darks have
-    return {"name": file, "kind": kind, "filter": name, "exptime": exptime - dark_ends, "number": number + 1, "index": index,
-            "date_obs": when.isoformat(timespec="milliseconds"), "temp": round(s["temperature"] + 0.08 * rng.standard_normal(), 3),
+    return {"name": file, "kind": kind, "filter": name, "exptime": exptime - dark_ends, "number": number + 1,
+            "index": index,
+            "date_obs": when.isoformat(timespec="milliseconds"),
+            "temp": round(s["temperature"] + 0.08 * rng.standard_normal(), 3),
             "level": float(rng.uniform(17000, 31000)) if kind == "flat" else np.nan}
 
 
@@ -119,7 +128,7 @@ def _view(s, row, special, late):
     height = altitude(s["ra"], s["dec"], middle)
     west = hour_angle(s["ra"], s["dec"], middle)[0] < 180
     if height < 5:
-        raise ValueError(f"the field is {height:.0f} degrees high at {middle:%Y-%m-%d %H:%M} UT; give another date or field")
+        raise ValueError(f"the field is {height:.0f} degrees high at {middle:%Y-%m-%d %H:%M} UT; give another date")
     pier = "W" if (late if s["flip"] else west) else "E"
     air = float(airmass(height))
     clear = 1 - abs(0.015 * rng.standard_normal())
@@ -129,21 +138,26 @@ def _view(s, row, special, late):
     error = np.array([0.8, -0.6]) * min(s["pointing"] / 60, 0.08 * s["field"])
     step = rng.uniform(-1, 1, 2) * s["dither"] * s["scale"] / 3600
     ra, dec = wcs.deproject(*(error + step), (s["ra"], s["dec"]))
-    name = f"raw-{s['telescope']}-{s['user']}-{safe(s['object'])}-{row['name']}-{pier}-{row['exptime']:03.0f}-{row['number']:03d}.fit"
+    name = "-".join(["raw", s["telescope"], s["user"], safe(s["object"]), row["name"], pier, f"{row['exptime']:03.0f}",
+                     f"{row['number']:03d}.fit"])
     theta, ellipticity = rng.uniform(0, 180), 0.02 + 0.05 * rng.random()
     fwhm = s["fwhm"] * x**0.6 * (1 + 0.05 * abs(rng.standard_normal())) * (2.4 if special == "defocused" else 1)
     return row | {
         "name": name, "ra": float(ra), "dec": float(dec),
         "angle": (s["angle"] + 0.03 * rng.standard_normal() + 180 * (pier == "W")) % 360, "pier": pier, "airmass": air,
-        "altitude": float(height), "fwhm": fwhm, "fwhm_sampled": float(sky.sampled(fwhm * (1 + 0.08 / 3), s["beta"])), "ellipticity": ellipticity, "theta": theta,
+        "altitude": float(height), "fwhm": fwhm, "fwhm_sampled": float(sky.sampled(fwhm * (1 + 0.08 / 3), s["beta"])),
+                  "ellipticity": ellipticity, "theta": theta,
         "transparency": transparency, "factor": transparency * 10**(-0.4 * f["extinction"] * x),
-        "sky": float(glow * row["exptime"] * (1.6 if special == "clouded" else 1)), "gradient": float(0.04 * rng.standard_normal()),
+        "sky": float(glow * row["exptime"] * (1.6 if special == "clouded" else 1)),
+                  "gradient": float(0.04 * rng.standard_normal()),
         "special": special, "verdict": "reject" if special in ("clouded", "defocused") else "accept"}
 
 
 def view(s, row):
-    """The geometry of a light for `sky.to_pixel`, `sky.to_sky` and `sky.shape_at`, from settings and the frame's row."""
+    """The geometry of a light, for `sky.to_pixel`, `sky.to_sky` and `sky.shape_at`, from settings and its row."""
     rows, columns = s["shape"]
     corner = float(np.hypot(rows, columns) / 2)
-    return {"x0": (columns - 1) / 2 + 3.0, "y0": (rows - 1) / 2 - 2.0, "corner": corner, "scale": s["scale"], "mirror": s["mirror"],
-            "distortion": s["distortion"] / corner} | {k: float(row[k]) for k in ("ra", "dec", "angle", "fwhm", "ellipticity", "theta")}
+    return {"x0": (columns - 1) / 2 + 3.0, "y0": (rows - 1) / 2 - 2.0, "corner": corner, "scale": s["scale"],
+            "mirror": s["mirror"],
+            "distortion": s["distortion"] / corner} | {k: float(row[k])
+                                                       for k in ("ra", "dec", "angle", "fwhm", "ellipticity", "theta")}

@@ -13,12 +13,13 @@ from apfunc.page import (base_name, common_start, exposure, finite, fixed, href,
 KINDS = {"composite": "Colour composite", "coadd": "Stack", "continuum": "Line image, continuum subtracted"}
 PLOTS = (("fwhm_arcsec", "Seeing, FWHM", "arcsec", 0.5, 0), ("fwhm_px", "FWHM", "pixel", 0.5, 0),
          ("ellipticity", "Ellipticity", "", 0.05, 0), ("sky", "Sky", "adu", 5, None),
-         ("transparency", "Transparency", "", 0.1, 0), ("airmass", "Airmass", "", 0.1, None), ("nstars", "Stars found", "", 10, 0),
-         ("temp", "Sensor temperature", "°C", 0.5, None), ("focus", "Focuser position", "steps", 10, None),
+         ("transparency", "Transparency", "", 0.1, 0), ("airmass", "Airmass", "", 0.1, None),
+         ("nstars", "Stars found", "", 10, 0), ("temp", "Sensor temperature", "°C", 0.5, None),
+         ("focus", "Focuser position", "steps", 10, None),
          ("wcs_rms_arcsec", "Astrometric residual, rms", "arcsec", 0.05, 0), ("wcs_nmatch", "Matched stars", "", 10, 0))
-COLUMNS = (("airmass", "airmass", 3), ("fwhm_px", "FWHM [px]", 2), ("fwhm_arcsec", 'FWHM ["]', 2), ("ellipticity", "ellipticity", 3),
-           ("nstars", "stars", 0), ("sky", "sky [adu]", 1), ("noise", "noise [adu]", 2), ("transparency", "transparency", 3),
-           ("weight", "weight", 3))
+COLUMNS = (("airmass", "airmass", 3), ("fwhm_px", "FWHM [px]", 2), ("fwhm_arcsec", 'FWHM ["]', 2),
+           ("ellipticity", "ellipticity", 3), ("nstars", "stars", 0), ("sky", "sky [adu]", 1),
+           ("noise", "noise [adu]", 2), ("transparency", "transparency", 3), ("weight", "weight", 3))
 
 
 def facts(lights, masters):
@@ -26,25 +27,30 @@ def facts(lights, masters):
     good = [r for r in lights if r["good"]]
     filters = sorted({r["filter"] for r in lights if r["filter"]}, key=svg.order)
     said = [(f"{len(good)} of {len(lights)}", "lights accepted"),
-            (exposure(sum(r.get("exptime") or 0 for r in good)), "accepted exposure"), (", ".join(filters) or "–", "filters"),
+            (exposure(sum(r.get("exptime") or 0 for r in good)), "accepted exposure"),
+            (", ".join(filters) or "–", "filters"),
             (fixed(median(r.get("fwhm_arcsec") for r in good), 2, '"'), "median FWHM"),
-            (fixed(median(r.get("wcs_rms_arcsec") for r in good), 3, '"'), "astrometric rms"), (str(len(masters)), "masters")]
+            (fixed(median(r.get("wcs_rms_arcsec") for r in good), 3, '"'), "astrometric rms"),
+            (str(len(masters)), "masters")]
     cells = "".join(f"<div><b>{safe_text(v)}</b><span>{safe_text(k)}</span></div>" for v, k in said if v != "–")
     return f'<div class="facts">{cells}</div>'
 
 
 def warned(told):
     """The warnings as a list in a box."""
+    if not told:
+        return ""
     items = "".join(f"<li>{safe_text(t)}</li>" for t in told)
-    return f'<div class="warnings" role="note"><h2>Worth knowing ({len(told)})</h2><ul>{items}</ul></div>' if told else ""
+    return f'<div class="warnings" role="note"><h2>Worth knowing ({len(told)})</h2><ul>{items}</ul></div>'
 
 
 def pictures(given):
     """Composites large, then line images and stacks."""
     made = [p for p in given if not p.get("reason")]
-    made.sort(key=lambda p: (list(KINDS)[::-1].index(p["kind"]), svg.order((p.get("header") or {}).get("FILTER", "")), p["name"]))
-    colour, grey = [p for p in made if p["kind"] == "composite"], [p for p in made if p["kind"] != "composite"]
-    return "".join(f'<div class="grid{style}">{"".join(map(_picture, some))}</div>' for style, some in ((" hero", colour), ("", grey)) if some)
+    made.sort(key=lambda p: (p["kind"] == "coadd", svg.order((p.get("header") or {}).get("FILTER", "")), p["name"]))
+    groups = (("grid hero", [p for p in made if p["kind"] == "composite"]),
+              ("grid", [p for p in made if p["kind"] != "composite"]))
+    return "".join(f'<div class="{style}">{"".join(map(_picture, some))}</div>' for style, some in groups if some)
 
 
 def _picture(p):
@@ -53,25 +59,34 @@ def _picture(p):
     said = [f"{header['NCOMBINE']} frames" if header.get("NCOMBINE") else None, exposure(number(header, "EXPTIME")),
             f"FWHM {fixed(number(header, 'FWHM'), 2)} px" if known("FWHM") else None,
             f"zero point {fixed(number(header, 'MAGZP'), 2)}" if known("MAGZP") else None,
-            f"continuum × {fixed(header['CONTSCAL'], 4)} ± {fixed(number(header, 'CONTSERR'), 4)}" if known("CONTSCAL") else None,
+            f"continuum × {fixed(header['CONTSCAL'], 4)}" if known("CONTSCAL") else None,
+            f"± {fixed(header['CONTSERR'], 4)}" if known("CONTSERR") else None,
             f"stars left {abs(100 * header['CONTRESI']):.1f} %" if known("CONTRESI") else None]
-    said = safe_text(" · ".join(s for s in said if s))
+    said = safe_text(" · ".join(s for s in said if s)).replace(" · ±", " ±")
     files = " · ".join(f'<a href="{href(link)}">{safe_text(label)}</a>' for label, link in p.get("files", ()))
-    return (f'<figure class="card">{image(p.get("thumb"), p["name"], p.get("full"))}<figcaption><b>{safe_text(p["name"])}</b> '
-            f'<span class="soft">{KINDS.get(p["kind"], "")}</span><br>{"<br>".join(t for t in (said, files) if t)}</figcaption></figure>')
+    lines = "<br>".join(t for t in (said, files) if t)
+    return _card(image(p.get("thumb"), p["name"], p.get("full")), f'<b>{safe_text(p["name"])}</b> '
+                 f'<span class="soft">{KINDS.get(p["kind"], "")}</span><br>{lines}')
+
+
+def _card(picture, caption, style="", name=""):
+    named = f' id="{name}"' if name else ""
+    return f'<figure class="card {style}"{named}>{picture}<figcaption>{caption}</figcaption></figure>'
 
 
 def strip(lights):
     """Every light: what it looks like, its verdict and why."""
     cards = []
     for r in lights:
-        line = " · ".join(s for s in (exposure(r.get("exptime")), None if r["hours"] is None else svg.clock(r["hours"]),
-                                      f'{fixed(r.get("fwhm_arcsec"), 1)}"' if finite(r.get("fwhm_arcsec")) else None) if s)
+        line = [exposure(r.get("exptime")), None if r["hours"] is None else svg.clock(r["hours"]),
+                f'{fixed(r.get("fwhm_arcsec"), 1)}"' if finite(r.get("fwhm_arcsec")) else None]
         verdict, style = safe_text(r.get("verdict") or "not judged"), "accept" if r["good"] else "reject"
         reason = f"{safe_text(r['reason'])}<br>" if r.get("reason") else ""
-        cards.append(f'<figure class="card {style}ed" id="{r["id"]}">{image(r["thumb"], r["name"], r["href"])}<figcaption>'
-                     f'<span class="pill {style}">{verdict}</span> <span class="filter {svg.hue(r["filter"])}">{safe_text(r["filter"])}</span> '
-                     f'{safe_text(line)}<br>{reason}<span class="soft">{safe_text(r["short"])}</span></figcaption></figure>')
+        filter = f'<span class="filter {svg.hue(r["filter"])}">{safe_text(r["filter"])}</span>'
+        cards.append(_card(image(r["thumb"], r["name"], r["href"]),
+                           f'<span class="pill {style}">{verdict}</span> {filter} '
+                           f'{safe_text(" · ".join(s for s in line if s))}<br>{reason}<span class="soft">{safe_text(r["short"])}</span>',
+                           f"{style}ed", r["id"]))
     start = common_start([r["name"] for r in lights])
     begins = f'<p class="soft">Names are shown without their common beginning {safe_text(start)}</p>' if start else ""
     return f'{begins}<div class="strip">{"".join(cards)}</div>' if cards else ""
@@ -85,7 +100,8 @@ def plots(lights):
         if key == "fwhm_px" and arcsec:
             continue
         points = [{"x": r["hours"], "y": r.get(key), "filter": r["filter"], "good": r["good"], "link": r["id"],
-                   "text": f"{r['name']}: {fixed(r.get(key), 3)} {unit}" + ("" if r["good"] else f" · {r.get('reason') or 'not accepted'}")}
+                   "text": f"{r['name']}: {fixed(r.get(key), 3)} {unit}"
+                   + ("" if r["good"] else f" · {r.get('reason') or 'not accepted'}")}
                   for r in lights]
         drawn = svg.plot(points, label, unit, least, floor, together=key in ("airmass", "temp", "focus"))
         if drawn:
@@ -105,27 +121,32 @@ def astrometry(lights, frames):
             tied = f"not solved: {r.get('reason') or 'no reason given'}"
         rows.append([r["short"], r["filter"], fixed(r.get("wcs_rms_arcsec"), 3), fixed(number(header, "WCSRMSPX"), 3),
                      fixed(r.get("wcs_nmatch"), 0), fixed(number(header, "PIXSCALE"), 4), tied])
-    return table(("light", "filter", 'rms ["]#', "rms [px]#", "matches#", 'scale ["/px]#', "tied to"), rows) if rows else ""
+    return table(("light", "filter", 'rms ["]#', "rms [px]#", "matches#", 'scale ["/px]#', "tied to"),
+                 rows) if rows else ""
 
 
 def quality(lights):
     """The quality table."""
-    rows = [[r["short"], r["filter"], r.get("verdict") or "–", r.get("reason") or "", exposure(r.get("exptime")) or "–",
-             *[fixed(r.get(key), digits) for key, _, digits in COLUMNS]] for r in lights]
-    return table(("light", "filter", "verdict", "reason", "exposure#", *[f"{label}#" for _, label, _ in COLUMNS]), rows) if rows else ""
+    rows = [[r["short"], r["filter"], r.get("verdict") or "–", r.get("reason") or "",
+             exposure(r.get("exptime")) or "–", *[fixed(r.get(key), digits) for key, _, digits in COLUMNS]]
+            for r in lights]
+    return table(("light", "filter", "verdict", "reason", "exposure#", *[f"{label}#" for _, label, _ in COLUMNS]),
+                 rows) if rows else ""
 
 
 def detector(readnoise, badpix):
     """Gain and read noise of each camera, and its bad pixels."""
-    rows = [[str(r.get("camera") or ""), with_error(r, "gain", 3), with_error(r, "readnoise", 2), fixed(r.get("nbias"), 0),
+    rows = [[str(r.get("camera") or ""), with_error(r, "gain", 3), with_error(r, "readnoise", 2),
+             fixed(r.get("nbias"), 0),
              fixed(r.get("nflat"), 0)] for r in readnoise]
     out = table(("camera", "gain [electron/adu]#", "read noise [electron]#", "biases#", "flats#"), rows) if rows else ""
     cards = []
     for b in badpix:
         said = " · ".join(f"{n:,} {kind.lower()}" for kind, n in b["counts"].items() if n) or "none found"
         share = f"<br>{100 * b['bad'] / b['pixels']:.3f} % of the sensor" if b.get("pixels") else ""
-        cards.append(f'<figure class="card">{image(b.get("thumb"), b["name"], b.get("href"))}<figcaption><b>Bad pixels</b> '
-                     f'<span class="soft">{safe_text(b["name"])}</span><br>{safe_text(said)}{share}</figcaption></figure>')
+        name = f'<span class="soft">{safe_text(b["name"])}</span>'
+        cards.append(_card(image(b.get("thumb"), b["name"], b.get("href")),
+                           f"<b>Bad pixels</b> {name}<br>{safe_text(said)}{share}"))
     return out + (f'<div class="grid">{"".join(cards)}</div>' if cards else "")
 
 
@@ -147,10 +168,10 @@ def masters(given):
                 f"clipped {100 * number(h, 'REJFRAC'):.2f} %" if known("REJFRAC") else None,
                 f"level {short(number(h, 'FLATNORM'))} adu" if known("FLATNORM") else None]
         left = "".join(f'<br><span class="pill reject">left out</span> {safe_text(t)}' for t in cards(h, "EXC"))
-        out.append(f'<figure class="card">{image(m.get("thumb"), m["name"], m.get("href"))}<figcaption>'
-                   f'<b>{safe_text(h.get("IMAGETYP", "Master"))}</b> {safe_text(h.get("FILTER") or "")}<br>'
-                   f'{safe_text(" · ".join(s for s in said if s))}{left}<br><span class="soft">{safe_text(m["name"])}</span>'
-                   f'</figcaption></figure>')
+        out.append(_card(image(m.get("thumb"), m["name"], m.get("href")),
+                         f'<b>{safe_text(h.get("IMAGETYP", "Master"))}</b> '
+                         f'{safe_text(h.get("FILTER") or "")}<br>{safe_text(" · ".join(s for s in said if s))}{left}'
+                         f'<br><span class="soft">{safe_text(m["name"])}</span>'))
     return f'<div class="grid small">{"".join(out)}</div>' if out else ""
 
 
@@ -161,7 +182,8 @@ def served(stock):
     for r in stock:
         if r.get("kind") == "light" and (r.get("masters") or r.get("reason")) and r.get("used") not in (False, "False"):
             why = str(r.get("reason") or "")
-            key = (str(r.get("object") or ""), svg.order(str(r.get("filter") or "")), str(r.get("masters") or ""), degrees.sub("# C off", why))
+            key = (str(r.get("object") or ""), svg.order(str(r.get("filter") or "")), str(r.get("masters") or ""),
+                   degrees.sub("# C off", why))
             groups.setdefault(key, []).append([float(d) for d in degrees.findall(why)])
     rows = []
     for (name, (_, filter), used, why), off in sorted(groups.items()):
@@ -175,4 +197,6 @@ def left_out(stock):
     """Frames that nothing was made of, and why."""
     rows = [[str(r.get("kind") or ""), base_name(r.get("raw") or r["name"]), str(r["reason"])] for r in stock
             if r.get("reason") and (r.get("used") in (False, "False") or r.get("kind") in ("unreadable", "unknown"))]
-    return f'<details><summary>{len(rows)} frames</summary>{table(("kind", "file", "reason"), rows)}</details>' if rows else ""
+    if not rows:
+        return ""
+    return f'<details><summary>{len(rows)} frames</summary>{table(("kind", "file", "reason"), rows)}</details>'

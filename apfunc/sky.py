@@ -57,7 +57,8 @@ def stars(ra, dec, radius, seed=0, anchors=None, limit=17.5, slope=0.27, density
     mag[len(base) + n:] -= 1.5
     faint_ra, faint_dec = wcs.deproject(x, y, (ra, dec))
     colour = np.clip(0.9 + 0.35 * rng.standard_normal(len(mag)), -0.2, 2.8)
-    table = Table([np.arange(len(mag)), np.concatenate([anchor_ra, faint_ra]), np.concatenate([anchor_dec, faint_dec]), mag, colour],
+    table = Table([np.arange(len(mag)), np.concatenate([anchor_ra, faint_ra]), np.concatenate([anchor_dec, faint_dec]),
+                   mag, colour],
                   names=("id", "ra", "dec", "mag", "colour"), units=(None, "deg", "deg", "mag", "mag"))
     return table
 
@@ -108,7 +109,8 @@ def _noise(rng, cells, slope):
     size = 512
     k = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")) * size
     k[0, 0] = np.inf
-    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((size, size))) * k**(-slope / 2) * np.exp(-(k / (size / 5))**2))
+    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((size,
+                                                            size))) * k**(-slope / 2) * np.exp(-(k / (size / 5))**2))
     field = (field - field.mean()) / field.std()
     if cells == size:
         return field
@@ -189,7 +191,7 @@ def to_sky(view, x, y):
 
 
 def shape_at(view, x, y):
-    """FWHM [pixel], ellipticity and angle [deg, from +x to +y] of the PSF at pixels: seeing, guiding, field curvature, tilt."""
+    """FWHM [pixel], ellipticity and angle [deg, from +x to +y] of the PSF at pixels: seeing, guiding, curvature, tilt."""
     u, v = (x - view["x0"]) / view["corner"], (y - view["y0"]) / view["corner"]
     fwhm = view["fwhm"] * (1 + 0.08 * (u**2 + v**2) + 0.03 * u)
     guiding = view["ellipticity"] * np.exp(2j * np.radians(view["theta"]))
@@ -199,7 +201,7 @@ def shape_at(view, x, y):
 
 
 def sampled(fwhm, beta=3.5):
-    """FWHM [pixel] of a Moffat star as square pixels sample it (fitted to numerical integrals: 0.2 % from 2 pixels up)."""
+    """FWHM [pixel] of a Moffat star as square pixels sample it (fitted to integrals: 0.2 % from 2 pixels up)."""
     return np.sqrt(np.square(fwhm) + 0.46 + 0.8 / beta)
 
 
@@ -214,7 +216,7 @@ def add_stars(image, x, y, flux, fwhm, ellipticity, theta, beta=3.5, faintest=0.
     reach = alpha * np.sqrt(np.maximum((np.maximum(peak, 1e-9) / faintest)**(1 / beta) - 1, 4))
     axes = np.sqrt(1 - np.clip(ellipticity, 0, 0.9))  # sqrt of minor / major
     cos, sin = np.cos(np.radians(theta)), np.sin(np.radians(theta))
-    xx, yy = cos**2 * axes + sin**2 / axes, sin**2 * axes + cos**2 / axes  # of the ellipse r2 = xx dx^2 + yy dy^2 + xy dx dy
+    xx, yy = cos**2 * axes + sin**2 / axes, sin**2 * axes + cos**2 / axes  # r2 = xx dx^2 + yy dy^2 + xy dx dy
     xy = 2 * cos * sin * (axes - 1 / axes)
     low = 0
     for radius in (8, 12, 18, 27, 40, 60, 90, 140):
@@ -238,7 +240,8 @@ def _stamps(image, radius, x, y, peak, alpha, xx, yy, xy, beta):
             total += np.float32(weight_x * weight_y) * (1 + a * dx * dx + b * dy * dy + c * dx * dy)**np.float32(-beta)
     total *= peak.astype(np.float32)[:, None, None]
     rows, columns = y0[:, None] + offsets, x0[:, None] + offsets
-    inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None] & ((columns >= 0) & (columns < image.shape[1]))[:, None, :]
+    inside = ((rows >= 0) & (rows < image.shape[0]))[:, :, None]
+    inside = inside & ((columns >= 0) & (columns < image.shape[1]))[:, None, :]
     where = rows[:, :, None] * image.shape[1] + columns[:, None, :]
     np.add.at(image.reshape(-1), where[inside], total[inside])
 
@@ -249,7 +252,7 @@ def add_extended(image, view, maps, centre, name, nebula, area, factor):
     y, x = np.mgrid[-step:rows + 2 * step:step, -step:columns + 2 * step:step].astype(float)
     coarse = brightness(maps, *wcs.project(*to_sky(view, x, y), centre), name, nebula, area)
     coarse *= np.float32(factor * view["scale"]**2)
-    for axis, length in ((0, rows), (1, columns)):  # linear interpolation, axis by axis: coarse sample i lies at step (i - 1)
+    for axis, length in ((0, rows), (1, columns)):  # linear along one axis, then the other; sample i is at step (i - 1)
         at = np.arange(length) / step + 1
         low = at.astype(int)
         part = (at - low).astype(np.float32)[(slice(None), None) if axis == 0 else (None, slice(None))]

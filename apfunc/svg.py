@@ -9,7 +9,8 @@ from apfunc.names import band
 from apfunc.page import safe_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 190, 46, 12, 12, 26
-HUES = {"L": "l", "R": "r", "G": "g", "B": "b", "Ha": "ha", "OIII": "o3", "SII": "s2", "Hb": "b", "NII": "ha", "V": "g", "g": "g",
+HUES = {"L": "l", "R": "r", "G": "g", "B": "b", "Ha": "ha", "OIII": "o3", "SII": "s2", "Hb": "b", "NII": "ha", "V": "g",
+        "g": "g",
         "r": "r", "i": "s2", "z": "z", "u": "u", "U": "u", "I": "s2"}
 
 
@@ -68,8 +69,10 @@ def plot(points, label, unit="", least=0.0, floor=None, together=False):
                      f'<text class="tick" x="{LEFT - 7}" y="{at_y(y) + 3.5:.1f}" text-anchor="end">{y:.6g}</text>')
     steps = [h for h in (1 / 12, 1 / 6, 1 / 4, 1 / 2, 1, 2, 3, 6) if (x1 - x0) / h <= 6.5] or [math.ceil((x1 - x0) / 6)]
     for i in range(math.ceil(x0 / steps[0]), math.floor(x1 / steps[0]) + 1):
-        parts.append(f'<text class="tick" x="{at_x(i * steps[0]):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{clock(i * steps[0])}</text>')
-    groups = [points] if together else [[p for p in points if p["filter"] == f and p["good"]] for f in sorted({p["filter"] for p in points})]
+        hour = i * steps[0]
+        parts.append(f'<text class="tick" x="{at_x(hour):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{clock(hour)}</text>')
+    groups = [points] if together else [[p for p in points if p["filter"] == f and p["good"]]
+                                        for f in sorted({p["filter"] for p in points})]
     for group in groups:
         if len(group) > 1:
             path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in sorted((p["x"], p["y"]) for p in group))
@@ -81,13 +84,14 @@ def plot(points, label, unit="", least=0.0, floor=None, together=False):
 def _mark(p, x, y):
     shape = (f'<circle class="dot {hue(p["filter"])}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' if p["good"] else
              f'<path class="cross {hue(p["filter"])}" d="M{x - 4:.1f},{y - 4:.1f}l8,8m0,-8l-8,8"/>')
-    return f'<a href="#{safe_text(p["link"])}"><title>{safe_text(p["text"])}</title><circle class="touch" cx="{x:.1f}" cy="{y:.1f}" r="9"/>{shape}</a>'
+    touch = f'<circle class="touch" cx="{x:.1f}" cy="{y:.1f}" r="9"/>'
+    return f'<a href="#{safe_text(p["link"])}"><title>{safe_text(p["text"])}</title>{touch}{shape}</a>'
 
 
 def legend(filters, rejected):
     """The key of the plots: a dot a filter, and the cross of rejected frames when there are any."""
-    dot = '<svg viewBox="0 0 12 12" aria-hidden="true">{}</svg>'
-    items = [f'<span>{dot.format(f"""<circle class="dot {hue(f)}" cx="6" cy="6" r="4"/>""")}{safe_text(f or "no filter")}</span>' for f in filters]
-    if rejected:
-        items.append(f'<span>{dot.format("""<path class="cross" d="M2,2l8,8m0,-8l-8,8"/>""")}rejected</span>')
+    marks = [(f'<circle class="dot {hue(f)}" cx="6" cy="6" r="4"/>', f or "no filter") for f in filters]
+    marks += [('<path class="cross" d="M2,2l8,8m0,-8l-8,8"/>', "rejected")] if rejected else []
+    items = [f'<span><svg viewBox="0 0 12 12" aria-hidden="true">{mark}</svg>{safe_text(text)}</span>' for mark,
+             text in marks]
     return f'<p class="legend">{"".join(items)}</p>'

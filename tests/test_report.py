@@ -14,31 +14,46 @@ from apfunc.gather import gather
 from apfunc.report import report, warnings
 
 PNG = b"\x89PNG not looked into"
-HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "a & b", "'; drop", "\u202egnp.exe", "x\ny", "{{7*7}}", "javascript:alert(1)", "</style><b>"]
+HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "a & b", "'; drop", "\u202egnp.exe", "x\ny",
+           "{{7*7}}", "javascript:alert(1)", "</style><b>"]
 
 
 def night(names=("a-R-1", "a-R-2", "a-Ha-1"), object="NGC 1", reason="", **changes):
     """The arguments of `report` for a small night; the second light is rejected."""
     n = len(names)
-    inventory = Table({"name": [*names, "dark-1"], "raw": [f"/raw/{x}.fit" for x in (*names, "dark-1")], "kind": ["light"] * n + ["dark"],
-                       "object": [object] * n + [""], "filter": ["R"] * (n - 1) + ["Ha", ""], "exptime": [120.0] * (n + 1), "temp": [-20.0] * (n + 1),
-                       "date_obs": [f"2024-05-02T0{4 + i}:00:00.0" for i in range(n + 1)], "night": ["2024-05-01"] * (n + 1), "used": [True] * n + [False],
-                       "masters": ["bias-1 dark-1"] * n + [""], "reason": [f"bias: 9 frames, 0.{i} C off; no flat of R found: not flat-fielded" for i in range(n)]
+    inventory = Table({"name": [*names, "dark-1"], "raw": [f"/raw/{x}.fit" for x in (*names, "dark-1")],
+                       "kind": ["light"] * n + ["dark"],
+                       "object": [object] * n + [""], "filter": ["R"] * (n - 1) + ["Ha", ""],
+                       "exptime": [120.0] * (n + 1), "temp": [-20.0] * (n + 1),
+                       "date_obs": [f"2024-05-02T0{4 + i}:00:00.0" for i in range(n + 1)],
+                       "night": ["2024-05-01"] * (n + 1), "used": [True] * n + [False],
+                       "masters": ["bias-1 dark-1"] * n + [""],
+                       "reason": [f"bias: 9 frames, 0.{i} C off; no flat of R found: not flat-fielded"
+                                  for i in range(n)]
                        + ["not needed"]})
-    quality = Table({"name": list(names), "object": [object] * n, "filter": list(inventory["filter"][:n]), "exptime": [120.0] * n,
-                     "airmass": np.linspace(1.5, 1.1, n), "fwhm_px": [3.0, np.nan, 3.2][:n], "fwhm_arcsec": [6.0, np.nan, 6.4][:n], "ellipticity": [0.05] * n,
+    quality = Table({"name": list(names), "object": [object] * n, "filter": list(inventory["filter"][:n]),
+                     "exptime": [120.0] * n,
+                     "airmass": np.linspace(1.5, 1.1, n), "fwhm_px": [3.0, np.nan, 3.2][:n],
+                     "fwhm_arcsec": [6.0, np.nan, 6.4][:n], "ellipticity": [0.05] * n,
                      "nstars": [100] * n, "sky": [50.0] * n, "noise": [5.0] * n, "transparency": [1.0, 0.3, 0.98][:n],
-                     "wcs_rms_arcsec": MaskedColumn([0.3, 0, 0.4][:n], mask=[False, True, False][:n]), "wcs_nmatch": [90, 0, 80][:n],
-                     "verdict": ["accept", "reject", "accept"][:n], "reason": ["", reason or "clouded: transparency 0.30", ""][:n]})
-    frames = {names[0]: {"thumb": PNG, "href": "navigated/x.fits", "header": fits.Header({"FOCUSPOS": 5600, "WCSSRC": "relative"})}}
-    pictures = [{"kind": "coadd", "name": "NGC_1-R", "thumb": PNG, "full": "previews/x.jpg", "files": [("FITS", "coadd/NGC_1-R.fits")],
+                     "wcs_rms_arcsec": MaskedColumn([0.3, 0, 0.4][:n], mask=[False, True, False][:n]),
+                     "wcs_nmatch": [90, 0, 80][:n],
+                     "verdict": ["accept", "reject", "accept"][:n],
+                     "reason": ["", reason or "clouded: transparency 0.30", ""][:n]})
+    frames = {names[0]: {"thumb": PNG, "href": "navigated/x.fits",
+                         "header": fits.Header({"FOCUSPOS": 5600, "WCSSRC": "relative"})}}
+    pictures = [{"kind": "coadd", "name": "NGC_1-R", "thumb": PNG, "full": "previews/x.jpg",
+                 "files": [("FITS", "coadd/NGC_1-R.fits")],
                  "header": fits.Header({"NCOMBINE": 2, "EXPTIME": 240.0, "FWHM": 3.1, "FILTER": "R"})},
                 {"kind": "composite", "name": "NGC_1-RGB", "reason": "no blue"}]
     masters = [{"name": "bias-1", "thumb": PNG, "href": "masters/bias-1.fits", "median": 1000.4, "std": 3.0,
                 "header": fits.Header({"IMAGETYP": "Master Bias", "NCOMBINE": 9, "EXC001": "bias-7: 12 ADU too high"})}]
-    badpix = [{"name": "badpix-1", "thumb": PNG, "href": "masters/badpix-1.fits", "pixels": 10000, "bad": 12, "counts": {"HOT": 10, "DEAD": 2, "USER": 0}}]
-    readnoise = Table({"camera": ["cam"], "gain": [1.4], "gain_err": [0.0061], "readnoise": [8.0], "readnoise_err": [0.02], "nbias": [9], "nflat": [5]})
-    return dict(inventory=inventory, quality=quality, readnoise=readnoise, frames=frames, pictures=pictures, masters=masters, badpix=badpix,
+    badpix = [{"name": "badpix-1", "thumb": PNG, "href": "masters/badpix-1.fits", "pixels": 10000, "bad": 12,
+               "counts": {"HOT": 10, "DEAD": 2, "USER": 0}}]
+    readnoise = Table({"camera": ["cam"], "gain": [1.4], "gain_err": [0.0061], "readnoise": [8.0],
+                       "readnoise_err": [0.02], "nbias": [9], "nflat": [5]})
+    return dict(inventory=inventory, quality=quality, readnoise=readnoise, frames=frames, pictures=pictures,
+                masters=masters, badpix=badpix,
                 night="2024-05-01") | changes
 
 
@@ -71,18 +86,23 @@ class Reader(HTMLParser):
 def test_everything_is_in_it():
     content = report(**night())
     text = "".join(Reader(content).text)
-    for said in ("NGC 1", "2 of 3", "clouded: transparency 0.30", "Master Bias", "bias-7: 12 ADU too high", "10 hot · 2 dead", "0.120 %",
-                 "1.4000 ± 0.0061", "2 frames · 240 s · FWHM 3.10 px", "not flat-fielded", "up to 0.1 °C off", "not needed", "not solved"):
+    for said in ("NGC 1", "2 of 3", "clouded: transparency 0.30", "Master Bias", "bias-7: 12 ADU too high",
+                 "10 hot · 2 dead", "0.120 %",
+                 "1.4000 ± 0.0061", "2 frames · 240 s · FWHM 3.10 px", "not flat-fielded", "up to 0.1 °C off",
+                 "not needed", "not solved"):
         assert said in text, said
-    for link in ("previews/x.jpg", "coadd/NGC_1-R.fits", "navigated/x.fits", "masters/bias-1.fits", "quality.csv", "frames.ecsv"):
+    for link in ("previews/x.jpg", "coadd/NGC_1-R.fits", "navigated/x.fits", "masters/bias-1.fits", "quality.csv",
+                 "frames.ecsv"):
         assert f'href="{link}"' in content
     assert content.count('class="pill accept"') == 2 and content.count(">reject<") == 2
     assert len(re.findall(r'<figure class="card [^"]*" id="light-', content)) == 3
 
 
 def test_warnings_come_first_and_say_what_matters():
-    told = "\n".join(warnings(**{k: v for k, v in night(notes=["disk nearly full"]).items() if k not in ("badpix", "night")}))
-    for said in ("disk nearly full", "1 of 3 lights rejected: a-R-2 (clouded", "3 lights: no flat of R found", "bias-1: 1 frame left out",
+    told = "\n".join(warnings(**{k: v for k, v in night(notes=["disk nearly full"]).items()
+                                 if k not in ("badpix", "night")}))
+    for said in ("disk nearly full", "1 of 3 lights rejected: a-R-2 (clouded", "3 lights: no flat of R found",
+                 "bias-1: 1 frame left out",
                  "1 light registered to each other only", "NGC_1-RGB was not made: no blue"):
         assert said in told, said
     content = report(**night())
@@ -93,9 +113,11 @@ def test_warnings_come_first_and_say_what_matters():
 
 
 def test_disagreeing_continuum_scales_are_told():
-    header = fits.Header({"CONTAGRE": False, "CONTDIFF": -4.2, "CONTSTAR": 0.05, "CONTPIX": 0.06, "CONTSCAL": 0.05, "CONTSERR": 0.001, "CONTRESI": -0.004})
+    header = fits.Header({"CONTAGRE": False, "CONTDIFF": -4.2, "CONTSTAR": 0.05, "CONTPIX": 0.06, "CONTSCAL": 0.05,
+                          "CONTSERR": 0.001, "CONTRESI": -0.004})
     given = night(pictures=[{"kind": "continuum", "name": "NGC_1-Ha", "thumb": PNG, "header": header}])
-    assert "NGC_1-Ha: the two estimates of the continuum's scale differ by 4.2 sigma" in "\n".join(warnings(None, pictures=given["pictures"]))
+    said = "NGC_1-Ha: the two estimates of the continuum's scale differ by 4.2 sigma"
+    assert said in "\n".join(warnings(None, pictures=given["pictures"]))
     assert "continuum × 0.0500 ± 0.0010 · stars left 0.4 %" in report(**given)
 
 
@@ -103,8 +125,10 @@ def test_disagreeing_continuum_scales_are_told():
 def test_nothing_of_the_night_breaks_out(word):
     given = night(names=("a" + word, "b" + word, "c" + word), object=word, reason=word, night=word, notes=[word])
     given["frames"] = {"a" + word: {"thumb": PNG, "href": f"navigated/{word}.fits", "header": {"WCSSRC": word}}}
-    given["pictures"] = [{"kind": "coadd", "name": word, "thumb": PNG, "full": word, "files": [(word, word)], "header": {"NCOMBINE": 2}}]
-    given["masters"] = [{"name": word, "thumb": None, "href": word, "header": {"IMAGETYP": word, "FILTER": word, "EXC001": word}}]
+    given["pictures"] = [{"kind": "coadd", "name": word, "thumb": PNG, "full": word, "files": [(word, word)],
+                          "header": {"NCOMBINE": 2}}]
+    given["masters"] = [{"name": word, "thumb": None, "href": word,
+                         "header": {"IMAGETYP": word, "FILTER": word, "EXC001": word}}]
     page_ = Reader(report(**given))
     assert not {"script", "iframe", "object", "link", "base", "form"} & set(page_.tags)
     assert page_.tags.count("style") == 1 and page_.tags.count("img") == 3
@@ -125,7 +149,8 @@ def test_same_night_same_page():
     assert report(**night()) == report(**night())
 
 
-@pytest.mark.parametrize("given", [dict(inventory=None), dict(inventory=Table()), night(quality=None), night(frames=None, readnoise=None, pictures=(), masters=(), badpix=()),
+@pytest.mark.parametrize("given", [dict(inventory=None), dict(inventory=Table()), night(quality=None),
+                                   night(frames=None, readnoise=None, pictures=(), masters=(), badpix=()),
                                    night(readnoise=Table(names=("camera", "gain"), dtype=("U4", "f8")))])
 def test_what_is_missing_leaves_its_section_out(given):
     assert "".join(Reader(report(**given)).tags)
@@ -133,7 +158,8 @@ def test_what_is_missing_leaves_its_section_out(given):
 
 def test_plots_are_drawn_to_scale():
     points = [{"x": float(x), "y": float(y), "filter": f, "good": g, "text": "t<", "link": "i"} for x, y, f, g in
-              ((1, 10, "R", True), (2, 20, "R", True), (3, 15, "Ha", False), (np.nan, 3, "R", True), (2, np.inf, "R", True))]
+              ((1, 10, "R", True), (2, 20, "R", True), (3, 15, "Ha", False), (np.nan, 3, "R", True),
+               (2, np.inf, "R", True))]
     root = ElementTree.fromstring(svg.plot(points, "FWHM", "px"))
     dots = [(float(e.get("cx")), float(e.get("cy"))) for e in root.iter("circle") if "dot" in e.get("class")]
     assert len(dots) == 2 and len([e for e in root.iter("path")]) == 1
@@ -163,9 +189,11 @@ def test_one_point_and_equal_points_do_not_divide_by_zero():
 
 def test_numbers_and_names_in_words():
     assert page.fixed(float("nan"), 2) == page.fixed(None, 2) == page.short(None) == "–"
-    assert page.fixed(1234.567, 1) == "1,234.6" and page.short(22173.4) == "22,173" and page.short(0.0025349) == "0.002535"
+    assert page.fixed(1234.567, 1) == "1,234.6"
+    assert page.short(22173.4) == "22,173" and page.short(0.0025349) == "0.002535"
     assert [page.exposure(s) for s in (0.037, 120, 600, 7200, None)] == ["0.037 s", "120 s", "10 min", "2.0 h", None]
-    assert page.common_start(["raw-T05-a-1", "raw-T05-a-22"]) == "raw-T05-a-" and page.common_start(["a-1", "a-2"]) == page.common_start(["x"]) == ""
+    assert page.common_start(["raw-T05-a-1", "raw-T05-a-22"]) == "raw-T05-a-"
+    assert page.common_start(["a-1", "a-2"]) == page.common_start(["x"]) == ""
     assert page.href("/etc/passwd") == "#" and page.href("a b.png") == "a%20b.png"
     assert sorted(["Ha", "B", "R", "L", "odd", "G"], key=svg.order) == ["L", "R", "G", "B", "Ha", "odd"]
 
@@ -179,7 +207,8 @@ def test_gather_reads_the_products_of_a_night(tmp_path):
     io.write_table(tmp_path / "frames.ecsv", given["inventory"])
     io.write_table(tmp_path / "quality.csv", given["quality"])
     io.write_table(tmp_path / "masters/readnoise.ecsv", given["readnoise"])
-    io.write(tmp_path / "navigated/x-1.fits", (frame, fits.Header({"FOCUSPOS": 7})), {"MASK": np.zeros(frame.shape, "u1")})
+    io.write(tmp_path / "navigated/x-1.fits", (frame, fits.Header({"FOCUSPOS": 7})),
+             {"MASK": np.zeros(frame.shape, "u1")})
     fits.PrimaryHDU(header=fits.Header({"REASON": "no stars"})).writeto(tmp_path / "navigated/x-2.fits")
     io.write(tmp_path / "navigated/x-3.fits", (np.full_like(frame, np.nan), fits.Header()))
     io.write(tmp_path / "coadd/NGC_1-R.fits", (frame, fits.Header({"FILTER": "R", "NCOMBINE": 3})))
@@ -193,15 +222,18 @@ def test_gather_reads_the_products_of_a_night(tmp_path):
     Image.new("RGB", (1, 1)).save(tmp_path / "composite/NGC_1-SHO.png")
     (tmp_path / "composite/NGC_1-RGB.tif").write_bytes(b"")
     found = gather(tmp_path)
-    assert found["night"] == "2024-05-01" and set(found["frames"]) == {"x-1", "x-3"} and found["frames"]["x-3"]["thumb"] is None
+    assert found["night"] == "2024-05-01" and set(found["frames"]) == {"x-1", "x-3"}
+    assert found["frames"]["x-3"]["thumb"] is None
     assert found["frames"]["x-1"]["thumb"][:2] == b"\xff\xd8" and found["frames"]["x-1"]["header"]["FOCUSPOS"] == 7
     pictures = {p["name"]: p for p in found["pictures"]}
     assert pictures["NGC_1-Ha"]["reason"] == "no continuum" and "none" in pictures["NGC_1-SHO"]["reason"]
     assert pictures["NGC_1-RGB"]["files"] == [("PNG", "composite/NGC_1-RGB.png"), ("TIF", "composite/NGC_1-RGB.tif")]
     with Image.open(tmp_path / pictures["NGC_1-R"]["full"]) as full:
         assert full.size == (90, 64)
-    assert found["masters"][0]["median"] == pytest.approx(100, abs=1) and found["masters"][0]["std"] == pytest.approx(5, rel=0.1)
-    assert found["badpix"][0]["counts"] == {"HOT": 2, "DEAD": 1, "COLUMN": 64, "UNSTABLE": 0, "USER": 0} and found["badpix"][0]["bad"] == 67
+    assert found["masters"][0]["median"] == pytest.approx(100, abs=1)
+    assert found["masters"][0]["std"] == pytest.approx(5, rel=0.1)
+    assert found["badpix"][0]["counts"] == {"HOT": 2, "DEAD": 1, "COLUMN": 64, "UNSTABLE": 0,
+                                            "USER": 0} and found["badpix"][0]["bad"] == 67
     content = report(**found)
     Reader(content)
     assert "no continuum" in content and content.count("data:image/") == 5
