@@ -85,7 +85,8 @@ def strip(lights):
         filter = f'<span class="filter {svg.hue(r["filter"])}">{safe_text(r["filter"])}</span>'
         cards.append(_card(image(r["thumb"], r["name"], r["href"]),
                            f'<span class="pill {style}">{verdict}</span> {filter} '
-                           f'{safe_text(" · ".join(s for s in line if s))}<br>{reason}<span class="soft">{safe_text(r["short"])}</span>',
+                           f'{safe_text(" · ".join(s for s in line if s))}<br>{reason}'
+                           f'<span class="soft">{safe_text(r["short"])}</span>',
                            f"{style}ed", r["id"]))
     start = common_start([r["name"] for r in lights])
     begins = f'<p class="soft">Names are shown without their common beginning {safe_text(start)}</p>' if start else ""

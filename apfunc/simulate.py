@@ -17,16 +17,13 @@ from apfunc.schedule import SITE, view
 DEFAULTS = dict(
     # the field, and how the camera sees it
     object="NGC 6888", ra=303.03, dec=38.36, size=1024, scale=None, aperture=None, angle=3.7, mirror=1, distortion=2.5,
-                dither=18.0,
-    pointing=3.0, anchors=None, limit=17.5, density=1.0, cluster=0, nebula=2500.0, galaxy=False, flip=True,
+    dither=18.0, pointing=3.0, anchors=None, limit=17.5, density=1.0, cluster=0, nebula=2500.0, galaxy=False, flip=True,
     # the night
     date="2024-05-01", filters=("R", "G", "B", "Ha"), lights=4, exptime=120.0, biases=10, darks=10, flats=5, span=2.0,
-                fwhm=3.0, beta=3.5,
-    clouded=1, trails=1, defocused=0,
+    fwhm=3.0, beta=3.5, clouded=1, trails=1, defocused=0,
     # the camera
     gain=1.4, readnoise=8.0, full_well=None, temperature=-20.0, pedestal=0, bias_level=1000.0, cosmic_rate=0.35,
-                camera=1, telescope="T05",
-    user="user", pixel=6.0, binning=1)
+    camera=1, telescope="T05", user="user", pixel=6.0, binning=1)
 
 
 def night(seed=1, **options):
