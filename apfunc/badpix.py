@@ -73,15 +73,16 @@ def _from_dark(out, dark, bias, sigma, hot, gain):
 def _unstable(out, master, extra=0):
     """Unstable: clipped in most frames (MASK), or the standard error (UNCERT) is above that of the surroundings, with
     the shot noise of what the pixel has more than these [adu^2] allowed for, by a factor that chance does not give:
-    3, or in few frames the 5.5 sigma point of chi^2 (Wilson & Hilferty 1931)."""
+    4, or in few frames the 5.5 sigma point of chi^2 (Wilson & Hilferty 1931)."""
     (_, header), planes = master
+    frames = int(number(header, "NCOMBINE") or 2)
     if planes.get("MASK") is not None:
-        out[planes["MASK"] & BAD != 0] |= UNSTABLE
         out[planes["MASK"] & SATURATED != 0] |= HOT
+        if frames > 4:  # in fewer frames a cosmic ray is half of them
+            out[planes["MASK"] & BAD != 0] |= UNSTABLE
     if planes.get("UNCERT") is not None:
-        frames = int(number(header, "NCOMBINE") or 2)
         free = 2 / (9 * max(frames - 1, 1))
-        factor2 = max(9, (1 - free + 5.5 * free**0.5) ** 3)
+        factor2 = max(16, (1 - free + 5.5 * free**0.5) ** 3)
         error = np.asarray(planes["UNCERT"], "f4")
         rest, _ = residual(error)
         out[error**2 > factor2 * ((error - rest) ** 2 + extra / frames)] |= UNSTABLE
