@@ -77,7 +77,7 @@ def _first(f, known, base):
     radius = (12.0, 2.5) if base["a"] is not None else (16.0, 5.0)
     guesses = [linear, -linear] if base["same"] else []
     found = pattern.match((u[some], v[some]), (known["x"][even], known["y"][even]), guesses, radius,
-                          (0.95, 1.05) if base["same"] else (0.2, 5.0), least=4.0, n=(24, 34))
+                          (0.95, 1.05) if base["same"] else (0.2, 5.0), least=4.5, n=(24, 34))
     if found is None:
         raise ValueError(f"no match of its {len(u)} stars with the field catalogue is beyond chance (cloud, trailing, or another field?)")
     t = found[0]

@@ -264,6 +264,10 @@ def _tie(stars, catalog, solver):
             if shifted is not None:
                 return shifted, f"header WCS + {table.meta.get('SOURCE', 'catalogue')}", table
         return solution, "header WCS", None
+    for table in catalogs:
+        found = tie.from_bright(stars, table)
+        if found is not None:
+            return found[0], f"{table.meta.get('SOURCE', 'catalogue')}, {found[1]} stars only", table
     found = solver(stars) if solver is not None else None
     if found is not None:
         solution, source, table = found

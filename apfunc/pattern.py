@@ -105,13 +105,17 @@ def refine(t, one, two, radius, free=2, rounds=5, similar=False):
 
 
 def _score(t, one, two, matches, radius, free):
-    """Significance of `matches`: only points inside the other list's bounds could match at all."""
+    """Significance of `matches`, from the side it is clearer: stars of `one` that hit one of `two`, or the other way round.
+    Only points inside the other list's bounds could match at all."""
     x, y = apply(t, *one)
-    (x0, x1), (y0, y1) = [(np.min(c), np.max(c)) for c in two]
-    inside = (x > x0 - radius) & (x < x1 + radius) & (y > y0 - radius) & (y < y1 + radius)
-    density = np.count_nonzero((two[0] >= x.min()) & (two[0] <= x.max()) & (two[1] >= y.min()) & (two[1] <= y.max()))
-    area = max(min(x1, x.max()) - max(x0, x.min()), radius) * max(min(y1, y.max()) - max(y0, y.min()), radius)
-    return significance(matches - free, max(inside.sum() - free, 1), min(density * math.pi * radius**2 / area, 0.9))
+    both = []
+    for (a, b), (c, d) in (((x, y), two), (two, (x, y))):
+        (x0, x1), (y0, y1) = (c.min(), c.max()), (d.min(), d.max())
+        tries = np.count_nonzero((a > x0 - radius) & (a < x1 + radius) & (b > y0 - radius) & (b < y1 + radius))
+        others = np.count_nonzero((c >= a.min()) & (c <= a.max()) & (d >= b.min()) & (d <= b.max()))
+        area = max(min(x1, a.max()) - max(x0, a.min()), radius) * max(min(y1, b.max()) - max(y0, b.min()), radius)
+        both.append(significance(matches - free, max(tries - free, 1), min(others * math.pi * radius**2 / area, 0.9)))
+    return max(both)
 
 
 def shifts(one, two, linear, cell, top=5):
@@ -229,9 +233,10 @@ def match(one, two, guesses=(), radius=(20.0, 3.0), scales=(0.9, 1.1), parities=
             if best is None or score > best[1]:
                 best = found[0], score
     if (best is None or best[1] < max(least, 8)) and blind:
-        for t in triangles(one, two, scales, parities, tolerance, n):
+        peaks = triangles(one, two, scales, parities, tolerance, n)
+        for t in peaks:
             found = refine(t, some1, some2, radius, free=3, similar=similar)
-            score = found[3] - 3
+            score = found[3] - math.log10(2 * len(peaks))   # twice: the clearer of two sides counts
             if best is None or score > best[1]:
                 best = found[0], score
     if best is None or best[1] < least:

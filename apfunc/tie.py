@@ -31,9 +31,8 @@ def from_catalog(stars, catalog, windows=150):
         return None
     known = stars["scale"] is not None
     for scale, range_ in [(stars["scale"], (0.87, 1.15))] if known else [(s, (0.66, 1.52)) for s in (1.0, 2.2, 0.45, 4.8)]:
-        places = _places(stars, catalog, scale, windows)
-        for place in places:
-            found = _window(stars, catalog, place, scale, (), blind=True, scales=range_, trials=len(places))
+        for k, place in enumerate(_places(stars, catalog, scale, windows)):
+            found = _window(stars, catalog, place, scale, (), blind=True, scales=range_, trials=k + 1)
             if found is not None:
                 return found
     return None
@@ -66,7 +65,7 @@ def _window(stars, catalog, place, scale, guesses, blind, scales=(0.9, 1.1), tri
     two = xi[even] / unit, eta[even] / unit
     one = stars["x"], stars["y"]
     radius = max(12.0, 0.012 * half), max(2.5, 0.004 * half)
-    found = pattern.match(one, two, [g / unit for g in guesses], radius, scales, blind=blind, least=6 + math.log10(trials), n=(25, 40))
+    found = pattern.match(one, two, [g / unit for g in guesses], radius, scales, blind=blind, least=4.5 + math.log10(trials), n=(25, 40))
     if found is None or len(found[1]) < 4:
         return None
     t, i, j, score = found
@@ -123,6 +122,68 @@ def from_few(stars, catalog, solution, tolerance=20.0):
     shifted = dict(solution, crpix=(solution["crpix"][0] + best[1], solution["crpix"][1] + best[2]))
     ra, dec = wcs.sky(shifted, *centre(stars["shape"]))
     return dict(solution, crval=(float(ra), float(dec)), crpix=centre(stars["shape"]))
+
+
+def from_bright(stars, catalog, reach=3.0, tolerance=4.0, least=2.0):
+    """The solution of a small frame that holds two or a few catalogue stars, or None: by their distances and brightness.
+
+    Pointing (to `reach` arcmin) and scale (to 2 %) must be known.  Each pair of the brightest stars that is as far apart as
+    a pair of the catalogue is a hypothesis; what speaks for it is a small shift from the pointing, a turn near a
+    multiple of 90 degrees, the right difference in brightness, and further catalogue stars where they should be
+    (within `tolerance` pixels); each counts as the logarithm of its chance.  The best hypothesis must beat chance by
+    10^`least`, all trials counted, and every other one by a factor of ten.
+    """
+    if stars["pointing"] is None or stars["scale"] is None or len(catalog) < 2:
+        return None
+    rows, columns = stars["shape"]
+    unit, half = stars["scale"] / 3600, 0.5 * math.hypot(rows, columns)
+    xi, eta = wcs.project(catalog["ra"], catalog["dec"], stars["pointing"])
+    near = np.flatnonzero(np.hypot(xi, eta) < half * unit + reach / 60)
+    near = near[np.argsort(np.asarray(catalog["mag"], float)[near], kind="stable")][:10]
+    bright = np.argsort(-stars["flux"], kind="stable")[:12]
+    if len(near) < 2 or len(bright) < 2:
+        return None
+    z, light = stars["x"][bright] + 1j * stars["y"][bright], -2.5 * np.log10(stars["flux"][bright])
+    sky, mag = (xi[near] + 1j * eta[near]) / unit, np.asarray(catalog["mag"], float)[near]
+    middle, found = complex(*centre(stars["shape"])), []
+    trials = 0.04 * len(bright) * (len(bright) - 1) * len(near) * (len(near) - 1)
+    for parity in (1, -1):
+        w, w_middle = (z, middle) if parity == 1 else (z.conj(), middle.conjugate())
+        for a, b in [(a, b) for a in range(len(near)) for b in range(a)]:
+            ratio = (sky[a] - sky[b]) / (w[:, None] - w[None, :] + 1e9 * np.eye(len(w)))
+            for i, j in np.argwhere(np.abs(np.log(np.abs(ratio))) < 0.02):
+                turn = ratio[i, j]
+                shift = (sky[a] + sky[b]) / 2 - turn * (w[i] + w[j]) / 2
+                found.append((*_plausible(z, w, light, sky, mag, turn, shift, w_middle, stars["shape"], reach / 60 / unit, half, tolerance, trials),
+                              turn, shift, parity))
+    found.sort(key=lambda f: (-f[0], f[2].real, f[2].imag))
+    rivals = [f for f in found[1:] if f[4] != found[0][4] or abs(f[3] + f[2] * middle - found[0][3] - found[0][2] * middle) > 20] if found else []
+    if not found or found[0][0] < least or (rivals and rivals[0][0] > found[0][0] - 1):
+        return None
+    _, (k, m), turn, shift, parity = found[0]
+    t = pattern.affine(z.real[m], z.imag[m], sky.real[k], sky.imag[k], similar=True)
+    if np.sign(np.linalg.det(t[:, :2])) != parity:   # two points do not tell the parity
+        t = np.array([[turn.real, -parity * turn.imag, shift.real], [turn.imag, parity * turn.real, shift.imag]])
+    crval = wcs.deproject(*(unit * np.array(pattern.apply(t, *centre(stars["shape"])))), stars["pointing"])
+    return {"crval": tuple(float(c) for c in crval), "crpix": centre(stars["shape"]), "cd": t[:, :2] * unit, "a": None, "b": None}, len(k)
+
+
+def _plausible(z, w, light, sky, mag, turn, shift, middle, shape, reach, half, tolerance, trials):
+    """-log10 of the chance of a hypothesis of `from_bright`, and the pairs (catalogue, star) it explains."""
+    moved = abs(shift + turn * middle)
+    if moved > reach:
+        return -9.0, ([], [])
+    gap = np.abs(sky[:, None] - (turn * w + shift)[None, :])
+    k = np.flatnonzero(gap.min(axis=1) < tolerance)
+    m = gap.argmin(axis=1)[k]
+    there = (sky - shift) / turn
+    there = there if np.allclose(z, w) else there.conj()
+    inside = (there.real > 10) & (there.imag > 10) & (there.real < shape[1] - 10) & (there.imag < shape[0] - 10)
+    differences = mag[k] - light[m]
+    angle = abs((math.degrees(np.angle(turn)) + 45) % 90 - 45)
+    chance = trials * (max(moved, 0.05 * half) / half)**2 * min(1, max(angle, 0.5) / 45) * min(1.0, max(np.ptp(differences), 0.2) / 2)
+    chance *= (len(z) * math.pi * tolerance**2 / (shape[0] * shape[1]))**(len(k) - 2)
+    return -math.log10(max(chance, 1e-30)) - 0.7 * np.count_nonzero(inside & ~np.isin(np.arange(len(sky)), k)), (k, m)
 
 
 def relative(stars):
