@@ -3,11 +3,7 @@
 import numpy as np
 
 from apfunc.header import BAD, COLUMN, DEAD, HOT, SATURATED, UNSTABLE, USER, history, number, text
-
-WINDOW = 9   # [pixel] of the local median, across and along: blind to defects up to 4 pixels wide
-BOX = 32     # [pixel] of the mesh of the local scatter
-SHORT = 32   # [pixel] shortest pieces of columns that are looked at as a whole
-STRIP = 16   # rows done at a time
+from apfunc.standout import lines, residual, spread
 
 
 def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot=1.0, dead=0.2, gain=None):
@@ -20,7 +16,8 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
             [[first row, last row, first column, last column], …]; pixels count from 1, ends are included
     shape   (rows, columns) of the map, needed only when there is no master
     sigma   pixels this far from their surroundings, in units of the local scatter, may be bad, and are when
-    hot     they are also this much brighter in the dark [electron/s] (without gain or EXPTIME: sigma alone), or
+    hot     they are also this much brighter in the dark [electron/s]; the gain, if not known, is estimated from the
+            noise of the flats (UNCERT, FLATNORM, NCOMBINE), and without it or EXPTIME sigma alone decides; or
     dead    their sensitivity is this fraction below that of their surroundings (or above)
     gain    [electron/adu], for masters whose header has none
 
@@ -45,7 +42,7 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
         raise ValueError(f"masters of different shapes {sorted(shapes)}; use those of one camera and binning")
     out = np.zeros(shapes.pop(), "u1")
     if dark is not None:
-        _from_dark(out, dark, bias, sigma, hot, gain)
+        _from_dark(out, dark, bias, sigma, hot, _known_gain(dark[0][1], gain, flats))
     if bias is not None:
         rest, scatter = residual(bias[0][0])
         out[lines(rest, scatter, sigma, 2 * sigma * float(np.median(scatter)))] |= COLUMN  # less is subtracted well
@@ -61,7 +58,7 @@ def _from_dark(out, dark, bias, sigma, hot, gain):
     (data, header), planes = dark
     if bias is not None and not header.get("BIASSUB", False):
         data = data - bias[0][0]
-    exposure, gain = number(header, "EXPTIME", "EXPOSURE"), _known_gain(header, gain)
+    exposure = number(header, "EXPTIME", "EXPOSURE")
     least = hot * exposure / gain if gain and exposure else 0.0
     rest, scatter = residual(data)
     out[rest > np.maximum(sigma * scatter, least)] |= HOT
@@ -104,115 +101,6 @@ def _from_flats(out, flats, sigma, dead):
         out[2 * column_votes >= len(flats)] |= COLUMN
 
 
-def residual(data):
-    """A frame less its running 9x9 median (first across, then along), and the scatter of that; both float32."""
-    data = np.asarray(data, "f4")
-    level = np.float32(np.nanmedian(data[::7, ::7])) if np.isfinite(data[::7, ::7]).any() else np.float32(0)
-    filled = np.where(np.isfinite(data), data, level)
-    rest = filled - _running_median(_running_median(filled, 1), 0)
-    return rest, spread(rest)
-
-
-# Compare-exchange steps that bring the median of nine values to place 4 (Smith 1996, "Implementing median filters").
-MEDIAN9 = ((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3), (5, 8), (4, 7), (3, 6), (1, 4),
-           (2, 5), (4, 7), (4, 2), (6, 4), (4, 2))
-
-
-def _running_median(data, axis):
-    """Running median of 9 along an axis, mirrored on the outermost pixel; frames under 5 pixels stay as they are."""
-    size, half = data.shape[axis], WINDOW // 2
-    if size <= half:
-        return data
-    pad = np.pad(data, [(half, half) if a == axis else (0, 0) for a in (0, 1)], mode="reflect")
-    out = np.empty_like(data)
-    for top in range(0, data.shape[0], STRIP):
-        stop = min(top + STRIP, data.shape[0])
-        nine = [(pad[top:stop, k:k + size] if axis else pad[top + k:stop + k]).copy() for k in range(WINDOW)]
-        for low, high in MEDIAN9:
-            nine[low], nine[high] = np.minimum(nine[low], nine[high]), np.maximum(nine[low], nine[high])
-        out[top:stop] = nine[4]
-    return out
-
-
-def spread(rest):
-    """Robust standard deviation around each pixel, from the median |rest| of a 32-pixel mesh and its neighbours."""
-    ny, nx = rest.shape
-    size = np.abs(np.nan_to_num(rest))
-    tall, wide = -(-ny // BOX), -(-nx // BOX)
-    mesh = np.empty((tall, wide))
-    for i, rows in enumerate(np.array_split(size, tall)):
-        for j, box in enumerate(np.array_split(rows, wide, axis=1)):
-            mesh[i, j] = np.median(box)
-    near = np.pad(mesh, 1, mode="edge")
-    mesh = np.median([near[i:i + tall, j:j + wide] for i in range(3) for j in range(3)] + [mesh] * 2, axis=0)
-    return (1.4826 * _weights(ny, tall) @ mesh @ _weights(nx, wide).T).astype("f4")
-
-
-def _weights(size, boxes):
-    """Matrix (size, boxes) of the linear interpolation between the centres of `boxes` equal parts."""
-    place = np.clip((np.arange(size) + 0.5) * boxes / size - 0.5, 0, boxes - 1)
-    return np.clip(1 - np.abs(place[:, None] - np.arange(boxes)), 0, None)
-
-
-def lines(rest, scatter, sigma, least):
-    """Bool map of bad columns and rows, whole or in part, in a residual frame and its scatter.
-
-    sigma: times 1.5, of the scatter of one line to the next; least: smallest step, in the units of `rest`, to the lines
-    on both sides that counts; at least the scatter of a pixel.
-    """
-    rest = np.nan_to_num(rest)
-    return _columns(rest, scatter, sigma, least) | _columns(rest.T, scatter.T, sigma, least).T
-
-
-def _columns(rest, scatter, sigma, least):
-    ny, nx = rest.shape
-    found = np.zeros(rest.shape, bool)
-    if nx < 3 or ny < 3 or not scatter.any():
-        return found
-    height = np.ascontiguousarray(rest / np.maximum(scatter, scatter[scatter > 0].min()))  # in units of the scatter
-    count = max(1, ny // SHORT)
-    edges = np.arange(count + 1) * ny // count
-    profile = np.stack([np.median(height[a:b], axis=0) for a, b in zip(edges[:-1], edges[1:])])
-    for group in sorted({1, min(8, count), count}):
-        for part in np.array_split(np.arange(count), count // group):
-            top, bottom = edges[part[0]], edges[part[-1] + 1]
-            mean = profile[part].mean(axis=0)
-            noise = 1.0484 * np.median(np.abs(np.diff(mean)))
-            floor = np.maximum(least / np.maximum(scatter[(top + bottom) // 2], 1e-30), 1)
-            for x, step in _steps(mean, np.maximum(1.5 * sigma * noise, floor)):
-                start, stop = _extent(height[:, x] / step, top, bottom)
-                found[start:stop, x] = True
-    return found
-
-
-def _steps(mean, limit, widest=4):
-    """(column, height) of the groups of 1 to 4 columns that all lie `limit` (an array) above, or below, the level and
-    both columns beside."""
-    nx = mean.size
-    steps = {}
-    for sign in (1, -1):
-        value = np.concatenate([[0], sign * mean, [0]])
-        for width in range(1, min(widest, nx - 1) + 1):
-            inner = np.min([value[1 + k:nx + 2 - width + k] for k in range(width)], axis=0)
-            beside = np.maximum(0, np.maximum(value[:nx + 1 - width], value[1 + width:]))
-            for x in np.flatnonzero(inner - beside > limit[:nx + 1 - width]):
-                steps |= {int(k): float(mean[k]) for k in range(x, x + width)}
-    return sorted(steps.items())
-
-
-def _extent(column, top, bottom, patience=10):
-    """First row, and row after the last, of the bad stretch of a column (its height is 1, that of good pixels 0) that has
-    its clearest part in rows top to bottom: outwards, as long as the sum of (height - 1/2) grows."""
-    score = np.clip(column, -1.5, 2.5) - 0.5
-    middle = top + int(np.convolve(score[top:bottom], np.ones(9), "same").argmax())
-
-    def reach(part):
-        total = np.cumsum(part)
-        done = np.flatnonzero(np.maximum.accumulate(total) - total > patience)
-        return int(total[:done[0] if done.size else None].argmax()) + 1
-    return middle + 1 - reach(score[middle::-1]), middle + reach(score[middle:])
-
-
 def user_map(user, shape):
     """The map (USER bits) of the user's columns, rows and rectangles; see `badpix`."""
     out = np.zeros(shape, "u1")
@@ -243,12 +131,23 @@ def _split(master):
     return (np.asarray(image[0], "f4"), image[1]), planes or {}
 
 
-def _known_gain(header, option):
+def _known_gain(header, option, flats):
+    """Gain [electron/adu]: the option, the header's, or that which the photon noise of the flats shows, UNCERT^2 =
+    flat / (gain * FLATNORM * NCOMBINE), to a few per cent; None when there is none of these."""
     from apfunc.header import gain
     try:
         return gain(header, option)
     except ValueError:
-        return None
+        pass
+    found = []
+    for (data, head), planes in flats:
+        level, frames = number(head, "FLATNORM"), number(head, "NCOMBINE")
+        if planes.get("UNCERT") is not None and level and frames:
+            thin = np.s_[::7, ::7]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found.append(np.nanmedian(data[thin] / planes["UNCERT"][thin] ** 2) / (level * frames))
+    found = [value for value in found if np.isfinite(value) and value > 0]
+    return float(np.median(found)) if found else None
 
 
 def _header(out, masters, sigma, hot, dead):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apfunc.badpix import badpix, residual, spread, user_map
+from apfunc.badpix import badpix, user_map
 from apfunc.header import BAD, COLUMN, DEAD, HOT, UNSTABLE, USER
+from apfunc.standout import residual, spread
 
 N = 512
 
@@ -66,6 +67,16 @@ def test_warm_pixels_are_left_alone_where_the_gain_says_so():
     assert badpix((data, header()))[1]["NBAD"] <= 2
     assert badpix((data, header(EGAIN="")))[1]["NHOT"] >= 1000
     assert badpix((data, header(EGAIN="")), gain=1.5)[1]["NBAD"] <= 2
+
+
+def test_without_a_gain_the_noise_of_the_flats_gives_it():
+    rng = np.random.default_rng(3)
+    data = dark_frame(rng, 1.0, glow=0)
+    data[::16, ::16] += 0.5 * 60 / 1.5
+    frames = rng.poisson(20000 * 1.5, (7, N, N)) / 1.5 / 20000
+    flat = (frames.mean(axis=0).astype("f4"), fits.Header({"NCOMBINE": 7, "FLATNORM": 20000.0}))
+    error = np.full((N, N), frames.std(axis=0, ddof=1).mean() / np.sqrt(7), "f4")
+    assert badpix((data, header(EGAIN="")), flats=[(flat, {"UNCERT": error})])[1]["NBAD"] <= 2
 
 
 @pytest.mark.parametrize("columns", [(50, 51), (50, 51, 52), (50, 51, 52, 53), (0,), (0, 1), (N - 1,), (20, 22, 200)])
