@@ -95,7 +95,7 @@ def mesh(data, bad=None, box=64, step=1, most=None, fill=True):
     """
     rows = data[::step]
     high, wide = min(max(1, round(box / step)), len(rows)), min(box, data.shape[1])
-    y, x = _starts(len(rows), high, most), _starts(data.shape[1], wide, most)
+    y, x = starts(len(rows), high, most), starts(data.shape[1], wide, most)
     sky, rms = np.empty((2, len(y), len(x)), "f4")
     for i, top in enumerate(y):
         part = rows[top:top + high].astype("f4")
@@ -105,7 +105,7 @@ def mesh(data, bad=None, box=64, step=1, most=None, fill=True):
         part = np.lib.stride_tricks.sliding_window_view(part, wide, axis=1)[:, x]
         sky[i], rms[i] = clipped(part.transpose(1, 0, 2).reshape(len(x), -1), FULL)
     if fill:
-        sky, rms = _filled(sky), _filled(rms)
+        sky, rms = filled(sky), filled(rms)
     return step * (y + (high - 1) / 2), x + (wide - 1) / 2, sky, rms
 
 
@@ -202,12 +202,13 @@ def separable(data, kernel, strip=32):
     return out
 
 
-def _starts(size, box, most):
+def starts(size, box, most=None):
+    """First pixels of the boxes of an axis: evenly spread, all inside, `most` of them at most."""
     count = -(-size // box)
     return np.round(np.linspace(0, size - box, min(count, most or count))).astype(int)
 
 
-def _filled(values):
+def filled(values):
     """The mesh with each NaN box replaced by the mean of its good neighbours, from the rim inwards."""
     while np.isnan(values).any() and np.isfinite(values).any():
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, 1, constant_values=np.nan), (3, 3))

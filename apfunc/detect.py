@@ -11,23 +11,42 @@ from apfunc import background, psf
 def flatten(data, bad, box=64):
     """The frame without its sky, bad pixels bridged by the mean of those round them, and the sky that was there:
     (By, Bx, mesh of the sky, mesh of the noise), see `apfunc.background`.  NaN must be `bad`."""
-    y, x, sky, rms = background.mesh(data, bad if bad.any() else None, box, step=6 * (box // 64) + 1)
+    step, holes = 6 * (box // 64) + 1, bad.any()
+    y, x, sky, _ = background.mesh(data, bad if holes else None, box, step)
     if not np.isfinite(sky).all():
         raise ValueError("no good pixel in the frame, so no sky; check the frame and its mask")
-    sky, rms = background.median_filter(sky), background.median_filter(rms)
+    sky, noise = background.median_filter(sky), background.median_filter(_noise(data, bad if holes else None, box, step))
     by, bx = background.spline_matrix(y, len(data)), background.spline_matrix(x, data.shape[1])
     flat, middle = np.empty_like(data), np.median(sky)
     across = (sky - middle).astype("f4") @ bx.T
     for i in range(0, len(data), 64):  # data - By @ mesh @ Bx.T, in strips that stay in the cache
         flat[i:i + 64] = data[i:i + 64] - (by[i:i + 64] @ across + np.float32(middle))
-    y, x = np.nonzero(bad) if bad.any() else ((), ())
-    dy, dx = psf.disc(2)
+    y, x = np.nonzero(bad) if holes else ((), ())
     for i in range(0, len(y), 65536):
-        at = slice(i, i + 65536)
-        good = stamps(bad, y[at], x[at], (dy, dx)) == 0
-        near = stamps(flat, y[at], x[at], (dy, dx))
-        flat[y[at], x[at]] = np.where(good, near, 0).sum(1) / np.maximum(good.sum(1), 1)
-    return flat, (by, bx, sky, np.maximum(rms, 0.1 * np.median(rms)))
+        at, near = slice(i, i + 65536), psf.disc(2)
+        good = stamps(bad, y[at], x[at], near) == 0
+        flat[y[at], x[at]] = np.where(good, stamps(flat, y[at], x[at], near), 0).sum(1) / np.maximum(good.sum(1), 1)
+    return flat, (by, bx, sky, np.maximum(noise, 0.1 * np.median(noise)))
+
+
+def _noise(data, bad, box, step):
+    """Noise of a pixel in each box of the mesh, from the median size of v - (left + right) / 2: neither stars nor nebulae
+    nor gradients add to it."""
+    rows, high, wide = data[::step], max(1, round(box / step)), min(box, data.shape[1]) - 2
+    if wide < 1:
+        return np.full((len(background.starts(len(rows), min(high, len(rows)))), 1), np.nan_to_num(data).std(), "f4")
+    high = min(high, len(rows))
+    out = []
+    for top in background.starts(len(rows), high):
+        part = rows[top:top + high]
+        part = np.where(bad[::step][top:top + high], np.nan, part) if bad is not None else part
+        size = np.abs(part[:, 1:-1] - (part[:, :-2] + part[:, 2:]) / 2)
+        size = np.lib.stride_tricks.sliding_window_view(size, wide, axis=1)[:, background.starts(data.shape[1], wide + 2)]
+        size = np.sort(size.transpose(1, 0, 2).reshape(size.shape[1], -1), axis=1)
+        count = np.isfinite(size).sum(1)
+        middle = size[np.arange(len(size)), np.maximum(count // 2 - (count % 2 == 0) * (count > 1), 0)]
+        out.append(np.where(count > 0.2 * size.shape[1], 1.4826 * middle / np.sqrt(1.5), np.nan))
+    return background.filled(np.array(out, "f4"))
 
 
 def seeing(flat, full, noise):
@@ -70,18 +89,37 @@ def seeing(flat, full, noise):
 
 
 def peaks(flat, sky, width, sigma):
-    """Pixels (y, x), brightest first, where the frame, filtered with a Gaussian of FWHM `width`, has a maximum `sigma`
-    above the noise; and by how much the noise of the filtered frame exceeds that of independent pixels (>= 1)."""
-    by, bx, _, rms = sky
+    """Pixels (y, x), most significant first, where the frame, filtered with a Gaussian of FWHM `width`, has a maximum
+    `sigma` times its noise above what lies round it."""
+    by, bx, _, noise = sky
     kernel = gaussian(width)
     filtered = background.separable(flat, kernel)
     left = 2 * (kernel**2).sum() - kernel[0] ** 2  # of the noise of a pixel, along both axes
-    excess = max(1.0, background.level(filtered)[1] / (left * float(np.median(rms))))
-    y, x = maxima(filtered, sigma * left * excess * float(rms.min()))
-    local = left * excess * at_pixels(by, rms, bx, y, x)
-    y, x = y[filtered[y, x] > sigma * local], x[filtered[y, x] > sigma * local]
-    order = np.argsort(-filtered[y, x], kind="stable")
-    return y[order], x[order], excess
+    y, x = maxima(filtered, sigma * left * float(noise.min()))
+    local = left * at_pixels(by, noise, bx, y, x)
+    good = filtered[y, x] > sigma * local
+    y, x, local = y[good], x[good], local[good]
+    dy, dx = psf.disc(2.8 * width)
+    ring = np.hypot(dy, dx) > 1.8 * width
+    step = max(1, ring.sum() // 48)  # of the nebula a candidate may lie on, a sample says enough
+    around = (dy[ring][::step], dx[ring][::step])
+    height = [filtered[y[i:i + 20000], x[i:i + 20000]] - np.maximum(np.nanmedian(stamps(
+        filtered, y[i:i + 20000], x[i:i + 20000], around), 1), 0) for i in range(0, len(y), 20000)]
+    height = np.concatenate(height) / local if height else np.zeros(0)
+    order = np.argsort(-height, kind="stable")
+    order = order[height[order] > sigma]
+    return y[order], x[order]
+
+
+def excess(rest, sky, width, strips=6, high=96):
+    """By how much the noise that a filter of FWHM `width` leaves exceeds that of independent pixels (>= 1), from some
+    strips of a frame whose stars are gone: more than 1 where pixels were interpolated, bands run, faint stars crowd."""
+    kernel, found = gaussian(width), []
+    for top in background.starts(len(rest), min(high, len(rest)), strips):
+        filtered = background.separable(np.nan_to_num(rest[top:top + high]), kernel)
+        found.append(background.level(filtered[len(kernel):-len(kernel), len(kernel):-len(kernel)])[1])
+    left = 2 * (kernel**2).sum() - kernel[0] ** 2
+    return max(1.0, float(np.median(found)) / (left * float(np.median(sky[3]))))
 
 
 def saturated(full):
@@ -112,12 +150,11 @@ def saturated(full):
             group[root(i)] = root(j)
             j += 1
     name = np.unique([root(i) for i in range(len(row))], return_inverse=True)[1]
-    weight = np.bincount(name, length.astype(float) ** 3)
-    y = np.bincount(name, row * length.astype(float) ** 3) / weight
-    x = np.bincount(name, (left + (length - 1) / 2) * length.astype(float) ** 3) / weight
-    size = np.zeros(len(y))
+    size = np.zeros(name.max() + 1)
     np.maximum.at(size, name, length / 2)
-    return y, x, size
+    weight = np.where(length > size[name], length.astype(float), 0)  # the rows more than half as wide as the widest
+    y, x = np.bincount(name, row * weight), np.bincount(name, (left + (length - 1) / 2) * weight)
+    return y / np.bincount(name, weight), x / np.bincount(name, weight), size
 
 
 def gaussian(width):

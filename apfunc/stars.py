@@ -9,12 +9,11 @@ the scale of all fluxes alike; that scale is then set by the bright stars' light
 
 import numpy as np
 
-from apfunc import detect, psf, starfit, trails
+from apfunc import detect, psf, trails
 from apfunc import header as hdr
-from apfunc.psf import SLOPE, A, X, Y
+from apfunc.measure import BLEND, DEFECT, EDGE, FULL, SHAPE, measure
+from apfunc.psf import SLOPE, X, Y
 
-# The bits of a star's flags.
-FULL, EDGE, BLEND, DEFECT, SHAPE = 1, 2, 4, 8, 16
 FLAG_BITS = {"SATURATED": FULL, "EDGE": EDGE, "BLENDED": BLEND, "DEFECT": DEFECT, "SHAPE": SHAPE}
 
 COPIED = ("OBJECT", "FILTER", "EXPTIME", "AIRMASS", "MJD-MID", "MJD-OBS", "DATE-OBS", "RAWFILE", "OBJCTRA", "OBJCTDEC",
@@ -23,7 +22,6 @@ COPIED = ("OBJECT", "FILTER", "EXPTIME", "AIRMASS", "MJD-MID", "MJD-OBS", "DATE-
           "CDELT1", "CDELT2", "CROTA1", "CROTA2", "PC1_1", "PC1_2", "PC2_1", "PC2_2")
 COLUMNS = {"x": "pixel", "y": "pixel", "flux": "adu", "fluxerr": "adu", "fwhm": "pixel", "ellipticity": "", "theta": "deg",
            "peak": "adu", "snr": "", "flags": "", "sky": "adu"}
-MANY = 30000  # candidates kept, brightest first: bounds the time spent on a frame that shows no sky
 
 
 def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, saturate=None, box=64, trail=True):
@@ -66,6 +64,7 @@ def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, sat
     width = fwhm or detect.seeing(flat, full, meta["SKYNOISE"]) or 3.0
     for _ in range(2):
         p, columns, about = _binned(flat, data, bad, full, sky, box, width, sigma, gain, found)
+        about |= _psf(p, columns)
         if fwhm or not len(p) or abs(np.log(about.get("FWHM", width) / width)) < 0.25:
             break
         width = about["FWHM"]  # the brightest were no stars: once more with what was found
@@ -83,8 +82,9 @@ def region(table):
 
 
 def _binned(flat, data, bad, full, sky, box, width, sigma, gain, found):
-    """`_measure` on a frame binned so that the stars are 4 to 8 pixels wide, in pixels of the whole frame."""
-    scale = max(1, int(width // 4))
+    """`measure`, defocused stars (8 pixels and more) on a frame binned so that they are 3 to 4 pixels wide: their holes
+    close.  The result is in pixels of the whole frame."""
+    scale = int(width // 3) if width >= 8 else 1
     if scale > 1:
         flat, sky = detect.flatten(data, bad, box * scale)
         bad, full, flat = (detect.shrink(plane, scale) for plane in (bad, full, flat))
@@ -92,108 +92,18 @@ def _binned(flat, data, bad, full, sky, box, width, sigma, gain, found):
         sky = sky[0][rows], sky[1][columns], sky[2], sky[3] / scale
     lines = [tuple((v + 0.5) / scale - 0.5 for v in line[:4]) + (line[4] / scale,) for line in found]
     along = trails.cover(flat.shape, lines) if found else None
-    p, columns, about = _measure(flat, bad, full, sky, along, width / scale, sigma, gain and gain * scale**2)
+    p, columns, about = measure(flat, bad, full, sky, along, width / scale, sigma, gain and gain * scale**2)
     p[:, [X, Y]] = (p[:, [X, Y]] + 0.5) * scale - 0.5
-    for what, power in (("flux", 2), ("fluxerr", 2), ("fwhm", 1)):
-        columns[what] = columns[what] * scale**power
-    if "FWHM" in about:
-        about["FWHM"] *= scale
+    columns["flux"], columns["fluxerr"] = columns["flux"] * scale**2, columns["fluxerr"] * scale**2
+    columns["fwhm"] = np.sqrt(np.maximum((columns["fwhm"] * scale) ** 2 - 8 * np.log(2) * (scale**2 - 1) / 12, 1))
     return p, columns, about
 
 
-def _measure(flat, bad, full, sky, along, width, sigma, gain):
-    """The stars of the sky-free frame `flat`, FWHM about `width`: parameters (n, 8), columns and meta."""
-    y, x, excess = detect.peaks(flat, sky, width, 0.8 * sigma)
-    y, x = _one_each(full, y[:MANY], x[:MANY], width)
-    if along is not None:
-        y, x, bad = y[~along[y, x]], x[~along[y, x]], bad | along
-    noise = excess * detect.at_pixels(sky[0], sky[3], sky[1], y, x).astype("f8")
-    p = np.repeat(psf.star(width), len(y), 0)
-    p[:, [A, X, Y]] = np.stack([np.maximum(flat[y, x], noise), x, y], 1)
-    flat[bad | full] = np.nan
-    offsets = psf.disc(max(2.5 * width, 3))
-    at, pixels = (y, x, offsets), detect.stamps(flat, y, x, offsets)
-    p = psf.fit(pixels, *at, p, noise, free=psf.POINT, passes=3, near=0.1)[0]
-    more = starfit.others(starfit.light(flat.shape, *at, p, noise), *at, p)
-    best = _clean(pixels, more, p, noise, offsets, width)
-    free, errors, _ = psf.fit(pixels[best], y[best], x[best], offsets, p[best], noise[best], gain, free=psf.ALL)
-    model = starfit.field(free, errors, flat.shape, width)
-    p = starfit.shaped(p, model, flat.shape) if model else p
-    p = psf.fit(pixels - more, *at, p, noise, gain, more, psf.POINT, 6)[0]
-    near = np.flatnonzero((more > 1e-3 * noise[:, None]).any(1) | (p[:, A] > 100 * noise))  # they touch each other
-    part = y[near], x[near], offsets
-    for _ in range(2 if len(near) < 0.3 * len(p) else 4):
-        frame = starfit.light(flat.shape, *part, p[near], noise[near])
-        more[near] = starfit.others(frame, *part, p[near])
-        p[near] = psf.fit(pixels[near] - more[near], *part, p[near], noise[near], gain, more[near], psf.POINT, 4)[0]
-    columns, keep = _judged(pixels - more, more, p, *at, noise, gain, sigma, width, bad, full)
-    p, y, x = p[keep], y[keep], x[keep]
-    columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
-    clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
-    about, bright = {}, clean[np.isin(keep[clean], near)]
-    if len(bright):
-        about["APCOR"] = round(starfit.aperture(flat, frame, y[bright], x[bright], p[bright], width), 5)
-        columns["flux"], columns["fluxerr"] = columns["flux"] * about["APCOR"], columns["fluxerr"] * about["APCOR"]
-    return p, columns, about | _psf(p, columns, clean)
-
-
-def _one_each(full, y, x, width):
-    """The peaks, those in and beside saturated pixels replaced by one for each group of such pixels."""
-    if not full.any():
-        return y, x
-    apart = ~(detect.stamps(full, y, x, psf.disc(0.7 * width)) > 0).any(1)
-    cy, cx, _ = detect.saturated(full)
-    return (np.concatenate([np.rint(c).astype(int), v[apart]]) for c, v in ((cy, y), (cx, x)))
-
-
-def _clean(pixels, more, p, noise, offsets, width):
-    """The brightest stars, up to 200, that nothing disturbs: all their pixels good, hardly any light of others."""
-    near = np.hypot(*offsets) <= 1.5 * width
-    whole = np.isfinite(pixels[:, near]).all(1) & (more[:, near].sum(1) < 0.05 * pixels[:, near].sum(1))
-    good = np.flatnonzero(whole & (p[:, A] > 5 * noise))
-    best = good[np.argsort(-p[good, A], kind="stable")[:200]]
-    bright = p[best, A] > 25 * noise[best]
-    return best[bright] if bright.sum() > 5 else best[:10]
-
-
-def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, bad, full):
-    """Columns of the stars that are stars, and which they are, brightest first."""
-    at = y, x, offsets
-    flux, error, sure, height, local = starfit.fluxes(p, own, more, *at, noise, gain)
-    free, _, least2 = psf.fit(own, *at, p, noise, gain, more, psf.SHAPE, 8, 0.03)
-    point2 = psf.fit(own, *at, p, noise, gain, more, psf.POINT, 0)[2]
-    fwhm, ellipticity, theta = psf.shape(free)
-    point, flatness, _ = psf.shape(p)
-    gained = point2 - least2  # of chi2, by a shape of its own
-    minor, major = fwhm * np.sqrt(1 - ellipticity), fwhm / np.sqrt(1 - ellipticity)
-    least, most = point * np.sqrt(1 - flatness), point / np.sqrt(1 - flatness)
-    distance = np.hypot(*offsets)
-    core = distance <= 1.5 * width
-    burnt, broken = (detect.stamps(plane, *at) for plane in (full, bad))
-    edge, burnt = np.isnan(burnt[:, core]).any(1), (burnt[:, core] > 0).any(1)
-    broken = (broken[:, distance <= 1.2 * width] > 0).any(1)
-    model = psf.profiles(p, *at)
-    share = (more * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
-    strange = (gained > 25) & ((fwhm > 1.3 * point) | (major > 1.5 * most) | (minor < 0.75 * least))
-    flags = FULL * burnt + EDGE * edge + BLEND * (share > 0.1) + DEFECT * broken + SHAPE * (strange & ~burnt)
-    inside = (np.abs(p[:, X] / full.shape[1] - 0.5) <= 0.5) & (np.abs(p[:, Y] / full.shape[0] - 0.5) <= 0.5)
-    sharp, wide = (gained > 16) & (minor < 0.65 * least) & ~burnt, (gained > 9) & (minor > 1.6 * point) & ~burnt
-    keep = inside & (sure >= sigma) & (height > 0.15 * more[:, distance <= 0.5].mean(1)) & ~sharp & ~wide
-    keep &= np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)
-    order = np.argsort(-flux, kind="stable")
-    keep = order[keep[order]]
-    odd = ~np.isfinite(fwhm) | (fwhm > 4 * width) | (fwhm < 0.2)
-    fwhm, ellipticity, theta = (np.where(odd, np.nan, v) for v in (fwhm, ellipticity, theta))
-    peak = np.where(np.isfinite(own), own + more, -np.inf)[:, distance <= 1.5].max(1)
-    columns = {"flux": flux, "fluxerr": error, "fwhm": fwhm, "ellipticity": ellipticity, "theta": theta, "peak": peak,
-               "snr": flux / np.maximum(error, 1e-12), "flags": flags, "sky": local}
-    return {name: values[keep] for name, values in columns.items()}, keep
-
-
-def _psf(p, columns, clean):
-    """FWHM, ELLIP, THETA and BETA of the frame from its clean stars, else from all."""
-    good = clean if len(clean) else np.flatnonzero(np.isfinite(columns["fwhm"]))
-    good = good[np.isfinite(columns["fwhm"][good])]
+def _psf(p, columns):
+    """FWHM, ELLIP, THETA and BETA of the frame from its 200 brightest clean stars, else from all."""
+    known = np.isfinite(columns["fwhm"])
+    clean = np.flatnonzero(known & (columns["flags"] == 0) & (columns["snr"] > 20))[:200]
+    good = clean if len(clean) else np.flatnonzero(known)
     if not len(good):
         return {}
     turn = 2j * np.radians(columns["theta"][good])

@@ -14,7 +14,7 @@ from apfunc import background, detect
 from apfunc import header as hdr
 
 CELLS = 512  # the frame is binned so that neither side has more
-PARTS = 32  # a trail is followed in so many parts
+PARTS = 32  # a trail is followed in so many parts at most, each of 30 pixels at least
 REACH = 24  # [pixel] to either side of a line where the trail is looked for
 
 
@@ -117,46 +117,50 @@ def _strongest(cells, sigma):
 def _followed(flat, noise, line, sigma, factor):
     """The trail along a line across the frame, its place, ends and width measured; None when it is none."""
     across = np.arange(-REACH, REACH + 1)
-    where, reach = (np.arange(PARTS) + 0.5) / PARTS, np.arange(-2 * factor - 2, 2 * factor + 3)
+    reach = np.arange(-2 * factor - 2, 2 * factor + 3)
     for turn in range(3):
         line = _clipped(*line, flat.shape)
         length = np.hypot(line[2] - line[0], line[3] - line[1]) if line else 0
-        if length < max(min(flat.shape) / 3, PARTS):
+        if length < min(flat.shape) / 3:
             return None
-        parts = _parts(flat, noise, line, length, across)
+        count = int(np.clip(length / 30, 8, PARTS))
+        where, parts = (np.arange(count) + 0.5) / count, _parts(flat, noise, line, length, across, count)
         if turn < 2:  # where it enters and leaves: the best of all pairs of offsets
             smooth = np.minimum(sum(np.roll(parts, k, 1) for k in (-1, 0, 1)), 3 * np.abs(np.median(parts, 0)).max())
             offset = np.rint(reach[:, None, None] + (reach[None, :, None] - reach[:, None, None]) * where).astype(int)
-            a, b = np.unravel_index(smooth[np.arange(PARTS), offset + REACH].sum(2).argmax(), (len(reach),) * 2)
+            a, b = np.unravel_index(smooth[np.arange(count), offset + REACH].sum(2).argmax(), (len(reach),) * 2)
             line = _moved(line, length, reach[a], reach[b])
-    one = 1.25 * noise / np.sqrt(length / PARTS)  # noise of a pixel of `parts`
+    middle = (line[0] + line[2]) / 2, (line[1] + line[3]) / 2
+    if min(*middle, flat.shape[1] - middle[0], flat.shape[0] - middle[1]) < REACH:  # along the rim of the frame
+        return None
+    one = 1.25 * noise / np.sqrt(length / count)  # noise of a pixel of `parts`
     profile = np.convolve(np.median(parts, 0), np.ones(3) / 3, "same")
-    limit, half = max(0.1 * profile[REACH], 2 * one / np.sqrt(PARTS), 0.15 * noise), 1
+    limit, half = max(0.1 * profile[REACH], 2 * one / np.sqrt(count), 0.15 * noise), 1
     while half < REACH // 2 and profile[[REACH - half - 1, REACH + half + 1]].max() > limit:
         half += 1
     window = np.abs(across) <= half
     strength = parts[:, window].sum(1) / (one * np.sqrt(window.sum()))
     seen = np.flatnonzero(strength > max(1.0, 0.3 * np.median(strength)))
-    if strength.sum() / np.sqrt(PARTS) < sigma or half >= REACH // 2 or len(seen) < PARTS / 3:
+    if strength.sum() / np.sqrt(count) < sigma or half >= REACH // 2 or len(seen) < count / 3:
         return None
     first, last = seen[0], seen[-1] + 1
     if len(seen) < 0.6 * (last - first) or profile[window].max() < 2 * np.abs(profile[~window]).max():
         return None  # lit here and there only, or one ridge among others
-    first, last = 0 if first <= 2 else first / PARTS, 1 if last >= PARTS - 2 else last / PARTS
+    first, last = 0 if first <= 2 else first / count, 1 if last >= count - 2 else last / count
     dx, dy = line[2] - line[0], line[3] - line[1]
     ends = line[0] + first * dx, line[1] + first * dy, line[0] + last * dx, line[1] + last * dy
     return tuple(float(round(v, 2)) for v in (*ends, 2 * half + 3))
 
 
-def _parts(flat, noise, line, length, across):
-    """Medians over each of PARTS pieces of a line, at the offsets `across` to its side, what lies beside it taken off."""
+def _parts(flat, noise, line, length, across, count):
+    """Medians over each of `count` pieces of a line, at the offsets `across` to its side, what lies beside it taken off."""
     ux, uy = (line[2] - line[0]) / length, (line[3] - line[1]) / length
     along = np.arange(0, length)[:, None]
     x = np.rint(line[0] + along * ux + across * uy).astype(int)
     y = np.rint(line[1] + along * uy - across * ux).astype(int)
     inside = (x >= 0) & (x < flat.shape[1]) & (y >= 0) & (y < flat.shape[0])
     strip = np.where(inside, flat[np.clip(y, 0, flat.shape[0] - 1), np.clip(x, 0, flat.shape[1] - 1)], 0)
-    parts = np.stack([np.median(part, 0) for part in np.array_split(np.maximum(strip, -5 * noise), PARTS)])
+    parts = np.stack([np.median(part, 0) for part in np.array_split(np.maximum(strip, -5 * noise), count)])
     return parts - np.median(parts[:, np.abs(across) > REACH // 2], 1)[:, None]
 
 

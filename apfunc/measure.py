@@ -1,0 +1,197 @@
+"""The stars of a frame without its sky, measured all at once, and which of the peaks are stars.
+
+A peak is no star when it is too faint, sharper than the PSF (cosmic rays, hot pixels), wider (knots of a nebula), of
+another form altogether, or a ripple on the light of a bright neighbour.
+"""
+
+import numpy as np
+
+from apfunc import detect, psf, starfit
+from apfunc.psf import SKY, A, X, Y
+
+# The bits of a star's flags.
+FULL, EDGE, BLEND, DEFECT, SHAPE = 1, 2, 4, 8, 16
+MANY = 30000  # candidates kept, most significant first: bounds the time spent on a frame that shows no sky
+
+
+def measure(flat, bad, full, sky, along, width, sigma, gain):
+    """The stars of the sky-free frame `flat`, FWHM about `width`: parameters (n, 8), columns and meta (APCOR).
+
+    bad, full: bad and saturated pixels; sky: of `detect.flatten`; along: pixels of trails or None; gain or None.
+    """
+    y, x = detect.peaks(flat, sky, width, 0.8 * sigma)
+    groups = detect.saturated(full)
+    y, x = _one_each(full, groups, y[:MANY], x[:MANY], width)
+    if along is not None:
+        y, x, bad = y[~along[y, x]], x[~along[y, x]], bad | along
+    p = np.repeat(psf.star(width), len(y), 0)
+    noise = detect.at_pixels(sky[0], sky[3], sky[1], y, x).astype("f8")
+    p[:, [A, X, Y]] = np.stack([np.maximum(flat[y, x], noise), x, y], 1)
+    hidden = bad | full
+    flat = np.where(hidden, np.float32(np.nan), flat) if hidden.any() else flat
+    offsets = psf.disc(max(2.5 * width, 3))
+    at, pixels = (y, x, offsets), detect.stamps(flat, y, x, offsets)
+
+    # places and heights with a round PSF; then the frame's own PSF from the best
+    p = psf.fit(pixels, *at, p, noise, free=psf.POINT, passes=3, near=0.1)[0]
+    frame = starfit.light(flat.shape, *at, p, noise)
+    more = starfit.others(frame, *at, p)
+    noise *= detect.excess(flat - frame, sky, width)
+    best = _clean(pixels, more, p, noise, offsets, width)
+    free, errors, chi2 = psf.fit(pixels[best], y[best], x[best], offsets, p[best], noise[best], gain, free=psf.ALL)
+    regular = _regular(chi2, free, offsets, noise[best], gain)
+    model = starfit.field(free[regular], errors[regular], flat.shape, width)
+    p = starfit.shaped(p, model, flat.shape) if model else p
+
+    # burnt out stars wider than the PSF go first, then all others with the right PSF, those that touch again
+    giants, glow = _giants(flat, groups, width, model, float(np.median(sky[3])))
+    if len(giants[0]):
+        flat = flat - glow
+        pixels, glow = detect.stamps(flat, *at), np.nan_to_num(detect.stamps(glow, *at))
+    else:
+        glow = 0
+    p = psf.fit(pixels - more, *at, p, noise, gain, more + glow, psf.POINT, 6)[0]
+    near = np.flatnonzero((more > 1e-3 * noise[:, None]).any(1) | (p[:, A] > 100 * noise))
+    part = y[near], x[near], offsets
+    for _ in range(2 if len(near) < 0.3 * len(p) else 4):
+        frame = starfit.light(flat.shape, *part, p[near], noise[near])
+        more[near] = starfit.others(frame, *part, p[near])
+        p[near] = psf.fit(pixels[near] - more[near], *part, p[near], noise[near], gain, more[near], psf.POINT, 4)[0]
+    columns, keep = _judged(pixels - more, more + glow, p, *at, noise, gain, sigma, width, bad, full, flat - frame)
+    p, y, x = p[keep], y[keep], x[keep]
+    columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
+    clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
+    clean = clean[np.isin(keep[clean], near)]
+    factor = starfit.aperture(flat, frame, y[clean], x[clean], p[clean], width)
+    p, columns = _joined(p, columns, *giants, sky, flat.shape)
+    columns["flux"], columns["fluxerr"] = columns["flux"] * factor, columns["fluxerr"] * factor
+    return p, columns, {"APCOR": round(factor, 5)} if len(p) else {}
+
+
+def _one_each(full, groups, y, x, width):
+    """The peaks, those in and beside saturated pixels replaced by one for each group of such pixels no wider than a star."""
+    cy, cx, size = groups
+    if not len(size):
+        return y, x
+    apart = ~(detect.stamps(full, y, x, psf.disc(0.7 * width)) > 0).any(1)
+    small = size <= width
+    return (np.concatenate([np.rint(c[small]).astype(int), v[apart]]) for c, v in ((cy, y), (cx, x)))
+
+
+def _clean(pixels, more, p, noise, offsets, width):
+    """The brightest stars, up to 200, that nothing disturbs: all their pixels good, hardly any light of others."""
+    near = np.hypot(*offsets) <= 1.5 * width
+    whole = np.isfinite(pixels[:, near]).all(1) & (more[:, near].sum(1) < 0.05 * pixels[:, near].sum(1))
+    good = np.flatnonzero(whole & (p[:, A] > 5 * noise))
+    best = good[np.argsort(-p[good, A], kind="stable")[:200]]
+    bright = p[best, A] > 25 * noise[best]
+    return best[bright] if bright.sum() > 5 else best[:10]
+
+
+def _misfit(chi2, p, offsets, noise, gain):
+    """Share of a star's light, in units of what its fit weighs, that has not the form of the model; and its sigma."""
+    profile = psf.profiles(p, np.rint(p[:, Y]).astype(int), np.rint(p[:, X]).astype(int), offsets)
+    weight = 1 / (noise[:, None] ** 2 + (np.maximum(profile, 0) / gain if gain else 0))
+    light, freedom = np.maximum((weight * profile**2).sum(1), 1e-9), max(len(offsets[0]) - 7, 1)
+    return np.sqrt(np.maximum(chi2 - freedom, 0) / light), (chi2 - freedom) / np.sqrt(2 * freedom)
+
+
+def _regular(chi2, p, offsets, noise, gain):
+    """Those of the PSF's stars that fit as the best quarter does: cosmic rays do not."""
+    if not len(p):
+        return np.zeros(0, bool)
+    misfit, _ = _misfit(chi2, p, offsets, noise, gain)
+    return misfit <= max(3 * np.percentile(misfit, 25), 0.1)
+
+
+def _giants(flat, groups, width, model, noise):
+    """Stars burnt out wider than the PSF, from their wings: (parameters, errors), and a frame of their light."""
+    p, errors, glow = np.zeros((0, 8)), np.zeros((0, 8)), None
+    cy, cx, size = groups
+    for i in np.argsort(-size, kind="stable")[:200]:
+        if size[i] <= width:
+            break
+        glow = np.zeros(flat.shape, "f4") if glow is None else glow
+        y, x = np.array([round(cy[i])]), np.array([round(cx[i])])
+        offsets = psf.disc(1.2 * size[i] + 2.5 * width)
+        start = psf.star(width, x=cx[i], y=cy[i])
+        start = starfit.shaped(start, model, flat.shape) if model else start
+        values = detect.stamps(flat, y, x, offsets) - detect.stamps(glow, y, x, offsets)
+        start[:, A] = starfit.fluxes(start, values, 0, y, x, offsets, np.array([noise]), None)[3]
+        if start[0, A] <= 0 or np.isfinite(values).sum() < 20:
+            continue
+        found, error, _ = psf.fit(values, y, x, offsets, start, np.array([noise]), None, free=psf.POINT, passes=20)
+        wide = psf.disc(3 * size[i] + 6 * width)
+        detect.paint(glow, psf.profiles(found, y, x, wide), y, x, wide)
+        p, errors = np.concatenate([p, found]), np.concatenate([errors, error])
+    return (p, errors), glow
+
+
+def _joined(p, columns, giants, errors, sky, shape):
+    """Stars and giants in one, brightest first."""
+    if len(giants):
+        fwhm, ellipticity, theta = psf.shape(giants)
+        y, x = (np.clip(np.rint(giants[:, k]).astype(int), 0, n - 1) for k, n in ((Y, shape[0]), (X, shape[1])))
+        flux = psf.total(giants)
+        more = {"flux": flux, "fluxerr": flux * errors[:, A] / giants[:, A], "fwhm": fwhm, "ellipticity": ellipticity,
+                "theta": theta, "peak": giants[:, A], "snr": giants[:, A] / errors[:, A], "flags": np.full(len(giants), FULL),
+                "sky": giants[:, SKY] + detect.at_pixels(sky[0], sky[2], sky[1], y, x)}
+        p, columns = np.concatenate([p, giants]), {k: np.concatenate([v, more[k]]) for k, v in columns.items()}
+    order = np.argsort(-columns["flux"], kind="stable")
+    return p[order], {name: values[order] for name, values in columns.items()}
+
+
+def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, bad, full, rest):
+    """Columns of the peaks that are stars, and which they are, brightest first."""
+    at, distance = (y, x, offsets), np.hypot(*offsets)
+    flux, error, sure, height, local = starfit.fluxes(p, own, more, *at, noise, gain)
+    free, _, least2 = psf.fit(own, *at, p, noise, gain, more, psf.SHAPE, 8, 0.03)
+    point2 = psf.fit(own, *at, p, noise, gain, more, psf.POINT, 0)[2]
+    fwhm, ellipticity, theta = psf.shape(free)
+    minor, major = fwhm * np.sqrt(1 - ellipticity), fwhm / np.sqrt(1 - ellipticity)
+    point, flatness, _ = psf.shape(p)
+    least, most = point * np.sqrt(1 - flatness), point / np.sqrt(1 - flatness)
+    gained = point2 - least2  # of chi2, by a shape of its own
+    misfit, certain = _misfit(least2, free, offsets, noise, gain)
+
+    core = distance <= 1.5 * width
+    burnt, broken = (detect.stamps(plane, *at) for plane in (full, bad))
+    edge, burnt = np.isnan(burnt[:, core]).any(1), (burnt[:, core] > 0).any(1)
+    broken = (broken[:, distance <= 1.2 * width] > 0).any(1)
+    model = psf.profiles(p, *at)
+    share = (more * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
+    strange = (gained > 25) & ((fwhm > 1.3 * point) | (major > 1.5 * most) | (minor < 0.75 * least)) & ~burnt
+    flags = FULL * burnt + EDGE * edge + BLEND * (share > 0.1) + DEFECT * broken + SHAPE * strange
+
+    bright = sure > 20
+    usual = np.median(misfit[bright]) if bright.any() else 0
+    sharp = (gained > 16) & (minor < 0.65 * least)
+    formless = (certain > 5) & (misfit > max(0.3, 4 * usual)) & (share < 0.1)
+    wide = (gained > 9) & (minor > 1.6 * point)
+    doubt = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt & (sure >= sigma))
+    wide[doubt] = _wide(own[doubt], rest, free[doubt], y[doubt], x[doubt], offsets, noise[doubt], point[doubt], width)
+    inside = (np.abs((p[:, X] + 0.5) / full.shape[1] - 0.5) <= 0.5) & (np.abs((p[:, Y] + 0.5) / full.shape[0] - 0.5) <= 0.5)
+    ripple = height < 0.15 * more[:, distance <= 0.5].mean(1)
+    keep = inside & (sure >= sigma) & ~ripple & (burnt | ~(sharp | wide | formless))
+    keep &= np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)
+    order = np.argsort(-flux, kind="stable")
+    keep = order[keep[order]]
+
+    odd = ~np.isfinite(fwhm) | (fwhm > 4 * width) | (fwhm < 0.2)
+    fwhm, ellipticity, theta = (np.where(odd, np.nan, v) for v in (fwhm, ellipticity, theta))
+    peak = np.where(np.isfinite(own), own + more, -np.inf)[:, distance <= 1.5].max(1)
+    columns = {"flux": flux, "fluxerr": error, "fwhm": fwhm, "ellipticity": ellipticity, "theta": theta, "peak": peak,
+               "snr": flux / np.maximum(error, 1e-12), "flags": flags, "sky": local}
+    return {name: values[keep] for name, values in columns.items()}, keep
+
+
+def _wide(own, rest, free, y, x, offsets, noise, point, width):
+    """Whether peaks that look wider than the PSF are much wider when their surroundings are seen as well."""
+    wide = psf.disc(4.5 * width)
+    values = detect.stamps(rest, y, x, wide)
+    inner = {place: i for i, place in enumerate(zip(*offsets))}
+    columns = np.array([inner.get(place, -1) for place in zip(*wide)])
+    values[:, columns >= 0] = own[:, columns[columns >= 0]]
+    found = psf.fit(values, y, x, wide, free, noise, free=psf.SHAPE, passes=15)[0]
+    fwhm, ellipticity, _ = psf.shape(found)
+    return fwhm * np.sqrt(1 - ellipticity) > 1.7 * point
