@@ -14,44 +14,7 @@ catalogue has few stars.
 import numpy as np
 
 from apfunc import wcs
-
-# The distortion models, simplest first, and the stars each needs.  "radial" is r^3 about the frame's centre, "centre" is
-# that with its centre free, the others are all terms up to that power.
-MODELS = {"none": 0, "radial": 5, "centre": 9, "cubic": 30, "quintic": 120}
-POWERS = {"cubic": wcs.terms(3), "quintic": wcs.terms(5)}
-
-
-def basis(model, u, v):
-    """The distortion's terms at normalised u, v: an array (2, terms, points), in pixels per coefficient."""
-    if model == "none":
-        return np.zeros((2, 0, len(u)))
-    radial = np.stack([u * (u**2 + v**2), v * (u**2 + v**2)])
-    if model == "radial":
-        return radial[:, None, :]
-    if model == "centre":
-        return np.stack([radial, np.stack([3 * u**2 + v**2, 2 * u * v]), np.stack([2 * u * v, u**2 + 3 * v**2])], axis=1)
-    powers = np.stack([u**p * v**q for p, q in POWERS[model]])
-    return np.stack([np.concatenate([powers, 0 * powers]), np.concatenate([0 * powers, powers])])
-
-
-def sip(model, coefficients, size):
-    """The SIP arrays (a, b) of a distortion model's coefficients, `size` being the pixels of u, v = 1."""
-    if model == "none":
-        return None, None
-    if model in ("radial", "centre"):
-        a, b = np.zeros((2, 4, 4))
-        a[3, 0] = a[1, 2] = b[2, 1] = b[0, 3] = coefficients[0] / size**3
-        if model == "centre":
-            p, q = coefficients[1:] / size**2
-            a[2, 0], a[0, 2], b[1, 1] = 3 * p, p, 2 * p
-            b[2, 0], b[0, 2], a[1, 1] = q, 3 * q, 2 * q
-        return a, b
-    order = max(p + q for p, q in POWERS[model])
-    a, b = np.zeros((2, order + 1, order + 1))
-    half = len(coefficients) // 2
-    for k, (p, q) in enumerate(POWERS[model]):
-        a[p, q], b[p, q] = coefficients[k] / size**(p + q), coefficients[half + k] / size**(p + q)
-    return a, b
+from apfunc.distortion import MODELS, basis, sip
 
 
 def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4, reference=0):
@@ -79,26 +42,56 @@ def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4,
     robust, robust_anchor = np.ones(len(star)), np.ones(len(anchors["star"]))
     for _ in range(rounds):
         place, jacobian = _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
-        weight = robust / seen["sigma"]**2
-        weight_a = robust_anchor / anchors["sigma"]**2
+        weight = robust / seen["sigma"] ** 2
+        weight_a = robust_anchor / anchors["sigma"] ** 2
         total = np.bincount(star, weight, stars) + np.bincount(anchors["star"], weight_a, stars)
-        mean = np.stack([np.bincount(star, weight * place[i], stars) + np.bincount(anchors["star"], weight_a * anchor[i], stars)
-                         for i in range(2)]) / np.maximum(total, 1e-30)
+        mean = np.stack(
+            [
+                np.bincount(star, weight * place[i], stars) + np.bincount(anchors["star"], weight_a * anchor[i], stars)
+                for i in range(2)
+            ]
+        ) / np.maximum(total, 1e-30)
         rest, rest_a = place - mean[:, star], anchor - mean[:, anchors["star"]]
         robust, robust_anchor = _trust(rest, seen["sigma"]), _trust(rest_a, anchors["sigma"])
-        # derivatives belong at the stars' mean places: at the measured ones, a smaller scale would seem to lower the noise
+        # derivatives belong at the stars' mean places: at the measured ones, a smaller scale would seem to
+        # lower the noise
         back_u, back_v = np.array([u, v]) - np.einsum("nij,jn->in", np.linalg.inv(jacobian)[frame], rest) / h[frame]
-        step = _solve(rest, weight, total, frame, star, back_u, back_v, basis(model, back_u, back_v), jacobian, groups, kinds, solutions, h, n, k, stars,
-                      coefficients, reference, len(anchors["star"]), origin, unit)
+        step = _solve(
+            rest,
+            weight,
+            total,
+            frame,
+            star,
+            back_u,
+            back_v,
+            basis(model, back_u, back_v),
+            jacobian,
+            groups,
+            kinds,
+            solutions,
+            h,
+            n,
+            k,
+            stars,
+            coefficients,
+            reference,
+            len(anchors["star"]),
+            origin,
+            unit,
+        )
         for f in range(n):
-            _move(solutions[f], step[6 * f:6 * f + 6], origin, unit, h[f])
+            _move(solutions[f], step[6 * f : 6 * f + 6], origin, unit, h[f])
         for g, kind in enumerate(kinds):
-            coefficients[kind] = coefficients[kind] + step[6 * n + g * k:6 * n + (g + 1) * k]
+            coefficients[kind] = coefficients[kind] + step[6 * n + g * k : 6 * n + (g + 1) * k]
     place, _ = _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
-    weight = robust / seen["sigma"]**2
+    weight = robust / seen["sigma"] ** 2
     total = np.bincount(star, weight, stars) + np.bincount(anchors["star"], weight_a, stars)
-    mean = np.stack([np.bincount(star, weight * place[i], stars) + np.bincount(anchors["star"], weight_a * anchor[i], stars)
-                     for i in range(2)]) / np.maximum(total, 1e-30)
+    mean = np.stack(
+        [
+            np.bincount(star, weight * place[i], stars) + np.bincount(anchors["star"], weight_a * anchor[i], stars)
+            for i in range(2)
+        ]
+    ) / np.maximum(total, 1e-30)
     for s, g, half in zip(solutions, groups, h):
         s["a"], s["b"] = sip(model, coefficients[g], half)
     return solutions, coefficients, place - mean[:, star]
@@ -107,7 +100,7 @@ def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4,
 def _trust(rest, sigma):
     """Weights that fall off for outliers (Cauchy's); a fit that is still bad everywhere (median) distrusts nobody."""
     ratio = np.hypot(*rest) / sigma
-    return 1 / (1 + (ratio / (3 * max(1.0, float(np.median(ratio)) if len(ratio) else 1.0)))**2)
+    return 1 / (1 + (ratio / (3 * max(1.0, float(np.median(ratio)) if len(ratio) else 1.0))) ** 2)
 
 
 def _local(solution, origin, unit):
@@ -131,9 +124,31 @@ def _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
     return place, np.array(jacobian)
 
 
-def _solve(rest, weight, total, frame, star, u, v, phi, jacobian, groups, kinds, solutions, h, n, k, stars, coefficients, reference,
-           anchored, origin, unit):
-    """The step of all unknowns: 6 a frame (place of its centre, and its matrix times half a frame), then the distortion's."""
+def _solve(
+    rest,
+    weight,
+    total,
+    frame,
+    star,
+    u,
+    v,
+    phi,
+    jacobian,
+    groups,
+    kinds,
+    solutions,
+    h,
+    n,
+    k,
+    stars,
+    coefficients,
+    reference,
+    anchored,
+    origin,
+    unit,
+):
+    """The step of all unknowns: 6 a frame (place of its centre, and its matrix times half a frame), then the
+    distortion's."""
     unknowns = 6 * n + k * len(kinds)
     where = 6 * n + k * np.array([kinds.index(g) for g in groups])
     normal, right = np.zeros((unknowns, unknowns)), np.zeros(unknowns)
@@ -161,11 +176,13 @@ def _solve(rest, weight, total, frame, star, u, v, phi, jacobian, groups, kinds,
 def _priors(normal, right, solutions, jacobian, h, coefficients, kinds, n, k, reference, anchored):
     """What is known beforehand: pixels are nearly square (to 1e-3), distortion is below some ten pixels, and the
     reference frame stays where it was in the directions that nothing else fixes."""
+
     def add(columns, values, target, sigma):
         for i, a in zip(columns, values):
             right[i] += a * target / sigma**2
             for j, b in zip(columns, values):
                 normal[i, j] += a * b / sigma**2
+
     for f in range(n):
         (l11, l12), (l21, l22) = jacobian[f] * h[f]
         sign = np.sign(np.linalg.det(jacobian[f]))
@@ -198,7 +215,8 @@ def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), 
 
     The misfit of the left-out stars (their distance from their own mean, which includes the catalogue's position, as a
     sum of heavy-tailed log-likelihoods) decides; a more complex model must lower it by 10 and by twice the error of the
-    gain (from the gains of the single stars).  Models with too few stars are not tried.  The errors are first widened frame by frame to the scatter that even the richest model leaves.
+    gain (from the gains of the single stars).  Models with too few stars are not tried.  The errors are first widened
+    frame by frame to the scatter that even the richest model leaves.
     Returns (model, what `adjust` returns, misfit of each model tried).
     """
     count, best, each = len(set(seen["star"].tolist())), None, {}
@@ -220,30 +238,39 @@ def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), 
             each[model] += _misfit(fitted, seen, anchors, fold == left, fold_a == left, reference, len(each[model]))
         if best is None or clearly_better(each[best], each[model]):
             best = model
-    return best, adjust(solutions, groups, seen, anchors, best, reference=reference, rounds=6), {k: float(v.sum()) for k, v in each.items()}
+    return (
+        best,
+        adjust(solutions, groups, seen, anchors, best, reference=reference, rounds=6),
+        {k: float(v.sum()) for k, v in each.items()},
+    )
 
 
 def clearly_better(old, new):
-    """Whether the misfits `new` of the stars are below `old` by more than chance: by 10 and twice the error of the sum, or by much."""
+    """Whether the misfits `new` of the stars are below `old` by more than chance: by 10 and twice the error of the
+    sum, or by much."""
     gain = old - new
-    return gain.sum() > max(25, 0.2 * old.sum()) or gain.sum() > 10 + 2 * float(np.sqrt(np.sum((gain - gain.mean())**2)))
+    return gain.sum() > max(25, 0.2 * old.sum()) or gain.sum() > 10 + 2 * float(
+        np.sqrt(np.sum((gain - gain.mean()) ** 2))
+    )
 
 
 def widened(rest, sigma, frame, n):
-    """The errors sigma [pixel], for each frame with that scatter added that the residuals of its best-measured half show."""
+    """The errors sigma [pixel], for each frame with that scatter added that the residuals of its best-measured half
+    show."""
     sigma = sigma.copy()
     for f in range(n):
         m = np.flatnonzero(frame == f)
         best = m[sigma[m] <= np.median(sigma[m])] if len(m) else m
         moved = best[np.hypot(*rest[:, best]) > 0]
-        if len(moved) >= 4:   # the median of r^2 is 1.39 sigma^2 in two dimensions
-            extra = np.median((rest[:, moved]**2).sum(axis=0)) / 1.39 - np.median(sigma[moved]**2)
-            sigma[m] = np.sqrt(sigma[m]**2 + max(extra, 0))
+        if len(moved) >= 4:  # the median of r^2 is 1.39 sigma^2 in two dimensions
+            extra = np.median((rest[:, moved] ** 2).sum(axis=0)) / 1.39 - np.median(sigma[moved] ** 2)
+            sigma[m] = np.sqrt(sigma[m] ** 2 + max(extra, 0))
     return sigma
 
 
 def _misfit(solutions, seen, anchors, part, part_a, reference, stars):
-    """For each of `stars` stars, -2 log-likelihood (Student's t, 4 degrees) of its left-out places about their own mean."""
+    """For each of `stars` stars, -2 log-likelihood (Student's t, 4 degrees) of its left-out places about their own
+    mean."""
     origin, unit = solutions[reference]["crval"], wcs.scale(solutions[reference]) / 3600
     star, frame, sigma = seen["star"][part], seen["frame"][part], seen["sigma"][part]
     place = np.empty((2, len(star)))
@@ -257,5 +284,5 @@ def _misfit(solutions, seen, anchors, part, part_a, reference, stars):
         total = np.maximum(np.bincount(star, weight), 1e-30)
         mean = np.stack([np.bincount(star, weight * p) for p in place]) / total
         weight = sigma**-2.0 * _trust(place - mean[:, star], sigma)
-    ratio = ((place - mean[:, star])**2).sum(axis=0) / sigma**2
+    ratio = ((place - mean[:, star]) ** 2).sum(axis=0) / sigma**2
     return np.bincount(star, 5 * np.log1p(ratio / 4), stars)

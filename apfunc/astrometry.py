@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 
-from apfunc import adjust, pattern, tie, wcs
-from apfunc.field import SATURATED, _frame
+from apfunc import adjust, pattern, register, tie, wcs
 from apfunc.header import history
 
 
@@ -20,15 +19,18 @@ def astrometry(image, stars, field, order=None):
     of the frame's own, when it predicts left-out stars better.  Header: the WCS (TAN, or TAN-SIP with inverse
     terms; every older WCS keyword is removed), WCSSRC (tie), WCSNMATC, WCSRMS [arcsec], WCSRMSPX [pixel], WCSORDER,
     PIXSCALE, FLXSCALE and FLXSCERR (the factor that brings the frame to the flux scale of its filter's most
-    transparent frame at the reference exposure FLXEXPT), MAGZP and MAGZPERR (magnitude of 1 adu of this frame, where the
+    transparent frame at the reference exposure FLXEXPT), MAGZP and MAGZPERR (magnitude of 1 adu of this frame, where
+    the
     field has magnitudes; MAGZPSYS says which).
     Raises ValueError, with the reason, when the frame has too few stars or no match is beyond chance.
     """
     data, header = image
-    f = _frame(stars)
+    f = register.frame_of(stars)
     f["shape"] = data.shape
     if len(f["x"]) < 3:
-        raise ValueError(f"only {len(f['x'])} usable stars; a solution needs 3 (cloud, or the wrong threshold of stars?)")
+        raise ValueError(
+            f"only {len(f['x'])} usable stars; a solution needs 3 (cloud, or the wrong threshold of stars?)"
+        )
     if len(field) < 3:
         raise ValueError(f"the field catalogue has only {len(field)} stars; look at the target's other frames")
     base = _base(field.meta, data.shape)
@@ -51,7 +53,14 @@ def _base(meta, shape):
         a, b = np.zeros((2, order + 1, order + 1))
         for p, q in wcs.terms(order):
             a[p, q], b[p, q] = meta.get(f"A_{p}_{q}", 0), meta.get(f"B_{p}_{q}", 0)
-    return {"crval": (float(meta["TANRA"]), float(meta["TANDEC"])), "crpix": tie.centre(shape), "cd": cd, "a": a, "b": b, "same": same}
+    return {
+        "crval": (float(meta["TANRA"]), float(meta["TANDEC"])),
+        "crpix": tie.centre(shape),
+        "cd": cd,
+        "a": a,
+        "b": b,
+        "same": same,
+    }
 
 
 def _known(field, name, base):
@@ -76,10 +85,19 @@ def _first(f, known, base):
     linear = base["cd"] / known["unit"]
     radius = (12.0, 2.5) if base["a"] is not None else (16.0, 5.0)
     guesses = [linear, -linear] if base["same"] else []
-    found = pattern.match((u[some], v[some]), (known["x"][even], known["y"][even]), guesses, radius,
-                          (0.95, 1.05) if base["same"] else (0.2, 5.0), least=4.5, n=(24, 34))
+    found = pattern.match(
+        (u[some], v[some]),
+        (known["x"][even], known["y"][even]),
+        guesses,
+        radius,
+        (0.95, 1.05) if base["same"] else (0.2, 5.0),
+        least=4.5,
+        n=(24, 34),
+    )
     if found is None:
-        raise ValueError(f"no match of its {len(u)} stars with the field catalogue is beyond chance (cloud, trailing, or another field?)")
+        raise ValueError(
+            f"no match of its {len(u)} stars with the field catalogue is beyond chance (cloud, trailing, or another field?)"
+        )
     t = found[0]
     crval = tuple(float(c) for c in wcs.deproject(t[0, 2] * known["unit"], t[1, 2] * known["unit"], base["crval"]))
     return _turned({"crpix": base["crpix"], "a": base["a"], "b": base["b"]}, t, known["unit"], base["crval"], crval)
@@ -89,7 +107,9 @@ def _turned(solution, t, unit, origin, crval):
     """`solution` with crval and cd of the transformation t into the tangent plane at `origin`."""
     places = t[:, 2:] + t[:, :2] @ np.array([[1, -1, 0, 0], [0, 0, 1, -1.0]])
     xi, eta = wcs.project(*wcs.deproject(*(places * unit), origin), crval)
-    return dict(solution, crval=crval, cd=np.array([[xi[0] - xi[1], xi[2] - xi[3]], [eta[0] - eta[1], eta[2] - eta[3]]]) / 2)
+    return dict(
+        solution, crval=crval, cd=np.array([[xi[0] - xi[1], xi[2] - xi[3]], [eta[0] - eta[1], eta[2] - eta[3]]]) / 2
+    )
 
 
 def _best(f, field, solution, base, order):
@@ -129,15 +149,19 @@ def _best(f, field, solution, base, order):
 
 
 def _could_gain(f, i, ra, dec, solution, orders, base):
-    """Whether the highest order fits so much better than the lowest that it cannot be its number of coefficients alone."""
-    misfits = [_misfit(f, i, ra, dec, _fitted(f, i, ra, dec, solution, n, base)[0]).sum() for n in (orders[0], orders[-1])]
+    """Whether the highest order fits so much better than the lowest that it cannot be its number of coefficients
+    alone."""
+    misfits = [
+        _misfit(f, i, ra, dec, _fitted(f, i, ra, dec, solution, n, base)[0]).sum() for n in (orders[0], orders[-1])
+    ]
     return misfits[0] - misfits[1] > 6 + 2 * 2 * len(wcs.terms(orders[-1]))
 
 
 def _misfit(f, i, ra, dec, solution):
-    """-2 log-likelihood (Student's t, 4 degrees: outliers count little) of each star about where a solution puts them."""
+    """-2 log-likelihood (Student's t, 4 degrees: outliers count little) of each star about where a solution puts
+    them."""
     x, y = wcs.pixel(solution, ra, dec)
-    ratio = ((x - f["x"][i])**2 + (y - f["y"][i])**2) / f["sigma"][i]**2
+    ratio = ((x - f["x"][i]) ** 2 + (y - f["y"][i]) ** 2) / f["sigma"][i] ** 2
     return 5 * np.log1p(ratio / 4)
 
 
@@ -151,13 +175,24 @@ def _pairs(f, solution, ra, dec, radius):
 
 def _fitted(f, i, ra, dec, solution, order, base):
     """One robust fit (weights by accuracy, outliers fading); order 1 holds the field's distortion."""
-    weight = f["sigma"][i]**-2.0
+    weight = f["sigma"][i] ** -2.0
     trust = np.ones(len(i))
     for _ in range(4):
         if order == 1 and len(i) < 6:
             solution = _similar(f["x"][i], f["y"][i], ra, dec, solution, weight * trust)
         else:
-            solution = wcs.fit(f["x"][i], f["y"][i], ra, dec, base["crpix"], order, weight * trust, solution["crval"], base["a"], base["b"])
+            solution = wcs.fit(
+                f["x"][i],
+                f["y"][i],
+                ra,
+                dec,
+                base["crpix"],
+                order,
+                weight * trust,
+                solution["crval"],
+                base["a"],
+                base["b"],
+            )
         x, y = wcs.pixel(solution, ra, dec)
         trust = adjust._trust(np.stack([x - f["x"][i], y - f["y"][i]]), f["sigma"][i])
     return solution, weight * trust
@@ -171,7 +206,9 @@ def _similar(x, y, ra, dec, solution, weight):
         z = np.array([1, 1j]) @ (solution["cd"] @ np.stack([u, v]))
         big_z = np.array([1, 1j]) @ np.stack(wcs.project(ra, dec, solution["crval"]))
         mean, big_mean = np.average(z, weights=weight), np.average(big_z, weights=weight)
-        a = np.sum(weight * (z - mean).conj() * (big_z - big_mean)) / max(np.sum(weight * np.abs(z - mean)**2), 1e-300)
+        a = np.sum(weight * (z - mean).conj() * (big_z - big_mean)) / max(
+            np.sum(weight * np.abs(z - mean) ** 2), 1e-300
+        )
         shift = big_mean - a * mean
         crval = tuple(float(c) for c in wcs.deproject(shift.real, shift.imag, solution["crval"]))
         solution = dict(solution, crval=crval, cd=np.array([[a.real, -a.imag], [a.imag, a.real]]) @ solution["cd"])
@@ -209,7 +246,7 @@ def _photometry(header, f, field, i, j):
     if k is None or f"flux_{name}" not in field.colnames:
         return
     rate = np.asarray(field[f"flux_{name}"], float)[j]
-    good = np.isfinite(rate) & (rate > 0) & ((f["flags"][i] & SATURATED) == 0)
+    good = np.isfinite(rate) & (rate > 0) & ((f["flags"][i] & register.SATURATED) == 0)
     bright = good & (f["snr"][i] > 10)
     good = bright if bright.sum() >= 5 else good
     if not good.any():
@@ -220,7 +257,10 @@ def _photometry(header, f, field, i, j):
     header["FLXSCERR"] = (error, "its error")
     header["FLXEXPT"] = (float(meta[f"EXPR{k}"]), "[s] the group's reference exposure")
     if f"MZPT{k}" in meta:
-        header["MAGZP"] = (float(meta[f"MZPT{k}"]) - 2.5 * math.log10(scale / float(meta[f"EXPR{k}"])), "magnitude of 1 adu of this frame")
+        header["MAGZP"] = (
+            float(meta[f"MZPT{k}"]) - 2.5 * math.log10(scale / float(meta[f"EXPR{k}"])),
+            "magnitude of 1 adu of this frame",
+        )
         header["MAGZPERR"] = (math.hypot(float(meta[f"MZPE{k}"]), 1.0857 * error / scale), "its error")
         header["MAGZPSYS"] = (str(meta.get("MAGSYS", "")), "magnitude system of MAGZP")
 
@@ -232,7 +272,7 @@ def _weighted_median(values, snr):
     total = np.cumsum(weight[order])
     middle = float(np.interp(0.5 * total[-1], total - 0.5 * weight[order], values[order]))
     if len(values) < 5:
-        return middle, middle / float(np.sqrt(np.sum(np.minimum(snr, 100.0)**2)))
+        return middle, middle / float(np.sqrt(np.sum(np.minimum(snr, 100.0) ** 2)))
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
     return middle, max(1.2533 * spread / math.sqrt(len(values)), 1e-4 * middle)
 

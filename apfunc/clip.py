@@ -21,7 +21,8 @@ def clipped_mean(stack, sigma=4.0, step=0.0):
     the quantum of the values.  A pixel whose own quantiles are wider (a hot pixel in a dark) has its own noise.
 
     Most pixels lie within sigma * noise as a whole: for these the plain mean is the clipped mean, known from the
-    minimum, the maximum and the sum alone.  Only the others (0.2 % and the outliers) are sorted.  Cost: linear in frames.
+    minimum, the maximum and the sum alone.  Only the others (0.2 % and the outliers) are sorted: the cost is linear in
+    frames.
     """
     n = len(stack)
     low, high, value = stack.min(axis=0), stack.max(axis=0), stack.mean(axis=0)
@@ -111,7 +112,7 @@ def mean(stack, sigma=4.0, step=0.0):
         return value, np.where(count > 0, noise / np.sqrt(count, dtype="f4"), np.float32(np.nan)), count
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def mean_range(n, truncated=math.inf):
     """Mean of (largest - smallest) of n normal values of sigma 1, drawn from within +/- `truncated` sigma."""
     x = np.linspace(-min(truncated, 9), min(truncated, 9), 4001)
@@ -120,7 +121,7 @@ def mean_range(n, truncated=math.inf):
     return float(np.sum(1 - below**n - (1 - below)**n) * (x[1] - x[0]))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def quantile_range(n):
     """Distance of the two order statistics that `sorted_mean` takes of n normal values, in sigma (Blom 1958)."""
     if n < 4:

@@ -12,11 +12,11 @@ from apfunc import belong, clip, masters, raw
 from apfunc.header import BAD, NODATA, SATURATED, history, number, temperature, text
 
 METHODS = {"clip": clip.clipped_mean, "median": clip.median, "mean": clip.mean}
-BAND = 16e6  # bytes of raw rows read at a time, all frames together (but at least 32 rows, while they stay below 100 MB)
-STRIP = 6e6  # bytes of float32 worked on at a time: they stay in the cache
-KEPT = """TELESCOP INSTRUME OBSERVAT XPIXSZ YPIXSZ XBINNING YBINNING XORGSUBF YORGSUBF READOUTM READMODE GAIN EGAIN OFFSET
-          RDNOISE SET-TEMP FILTER FOCALLEN APTDIA APTAREA SITELAT SITELONG SITEELEV ROWORDER FLIPSTAT BAYERPAT
-          XBAYROFF YBAYROFF DATE-OBS""".split()
+BAND = 16e6  # bytes of raw rows read at a time, all frames together (at least 64 rows, while they fit into 100 MB)
+STRIP = 1e7  # bytes of float32 worked on at a time: they stay in the cache
+KEPT = """TELESCOP INSTRUME OBSERVAT XPIXSZ YPIXSZ XBINNING YBINNING XORGSUBF YORGSUBF READOUTM READMODE GAIN EGAIN
+          OFFSET RDNOISE SET-TEMP FILTER FOCALLEN APTDIA APTAREA SITELAT SITELONG SITEELEV ROWORDER FLIPSTAT BAYERPAT
+          XBAYROFF YBAYROFF DATE-OBS OVSCAN TRIMMED""".split()
 
 
 def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, vet=True, saturate=None):
@@ -35,13 +35,14 @@ def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, v
     part (above 0.7 of the bright end).  NaN = no value.  planes["MASK"] is uint8: SATURATED (in most frames), BAD (half
     of the frames or more were clipped), NODATA.  planes["UNCERT"] is the standard error of each pixel from the
     noise of its surroundings, undone of the truncation by clipping, or its own scatter where that is larger.
-    Header: IMAGETYP, CALSTAT, BIASSUB (T: holds no bias), NCOMBINE, EXPTIME (median), CCD-TEMP (mean), TEMPSPRD, REJFRAC,
-    NOISE (median UNCERT), FLATNORM [adu], SATLEVEL [raw adu], INPnnn = "name id" (id: `apfunc.raw.sample`),
+    Header: IMAGETYP, CALSTAT, BIASSUB (T: holds no bias), NCOMBINE, EXPTIME (median), CCD-TEMP (mean), TEMPSPRD,
+    REJFRAC, NOISE (median UNCERT), FLATNORM [adu], SATLEVEL [raw adu], INPnnn = "name id" (id: `apfunc.raw.sample`),
     EXCnnn = "name: reason".
 
     Raises ValueError: no images, unknown kind or method, no frame left, master bias or dark that do not fit.
 
-    >>> (data, header), planes = combine([(np.full((4, 4), 10 + i), {}) for i in range(3)], kind="bias")
+    >>> from astropy.io import fits
+    >>> (data, header), planes = combine([(np.full((4, 4), 10 + i), fits.Header()) for i in range(3)], kind="bias")
     >>> float(data[0, 0]), header["NCOMBINE"]
     (11.0, 3)
     """
@@ -54,8 +55,8 @@ def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, v
         reasons = [f"IMAGETYP says {k}" if k not in (None, kind) else None for k in kinds]
     if not images or kind not in ("bias", "dark", "flat"):
         raise ValueError("not known whether bias, dark or flat; give --kind" if images else "no frames to combine")
-    headers = [header for _, header in images]
     frames = [raw.opened(*image) for image in images]
+    headers = [raw.plain(header, rows.shape) for rows, header in images]
     belong.reject(reasons, belong.by_header(headers, [shape for shape, _, _ in frames], kind, only_size=not vet))
     samples = {i: raw.sample(frames[i][1], frames[i][0]) for i, why in enumerate(reasons) if why is None}
     values = {i: s - raw.sample_base(frames[i][2], frames[i][0]) for i, (s, _) in samples.items()}
@@ -73,8 +74,8 @@ def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, v
 
     levels = flat_levels([values[i] for i in used]) if kind == "flat" else np.ones(len(used))
     step = float(whole) / float(np.median(levels))
-    data, error, mask, rejected = _run([frames[i] for i in used], [terms[i][0] for i in used], levels, full, METHODS[method],
-                                       sigma, step, kind == "flat")
+    data, error, mask, rejected = _run([frames[i] for i in used], [terms[i][0] for i in used], levels, full,
+                                       METHODS[method], sigma, step, kind == "flat")
     normal = np.float32(raw.good_level(raw.sample(data)[0])) if kind == "flat" else np.float32(1)
     data /= normal
     error /= normal
@@ -90,14 +91,19 @@ def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, v
 
 
 def _masters(kind, bias, dark, headers, frames, samples):
-    """The masters that this kind needs, checked, prepared and cut to the frames: {"bias": image or None, "dark": …}."""
+    """The masters that this kind needs, as they lie over the frames: {"bias": image or None, "dark": image or None}."""
     ready = {"bias": bias if kind in ("dark", "flat") else None, "dark": dark if kind == "flat" else None}
+    if not samples:
+        return ready
+    shape, first = frames[min(samples)][0], headers[min(samples)]
     for what, master in ready.items():
-        if master is not None and samples:
+        if master is not None:
             master = masters.prepared(master)
-            first = headers[min(samples)]
             masters.check(what, master, first, temperature=np.inf)
-            ready[what] = masters.fitted(what, master, first, frames[min(samples)][0], masters.said_turn(master[1], first))
+            ready[what] = masters.fitted(what, master, first, shape, masters.said_turn(master[1], first))
+    if ready["dark"] is not None:
+        longest = max(number(headers[i], "EXPTIME", "EXPOSURE") or 0.0 for i in samples)
+        ready["dark"] = masters.quieted(ready["dark"], ready["bias"], longest)
     return ready
 
 
@@ -109,7 +115,8 @@ def _terms(kind, values, header, ready):
         held = raw.holds_bias(values, header, None if ready["bias"] is None else raw.sample(ready["bias"][0])[0])
     else:
         held = raw.said_bias(header) is not False
-    terms, _, bias_free = masters.subtract(ready["bias"], ready["dark"], number(header, "EXPTIME", "EXPOSURE") or 0.0, held)
+    seconds = number(header, "EXPTIME", "EXPOSURE") or 0.0
+    terms, _, bias_free = masters.subtract(ready["bias"], ready["dark"], seconds, held)
     return terms, bias_free
 
 
@@ -119,7 +126,8 @@ def _thin(terms, shape):
 
 
 def by_data(kind, values, samples, full, number):
-    """Why each of `number` frames does not belong by what its pixels say; dicts: index -> sample, less the masters and raw."""
+    """Why each of `number` frames does not belong by what its pixels say.  Dicts index -> sample: `values` without the
+    masters' part, `samples` as read out."""
     reasons = [None if i not in values or np.isfinite(values[i]).any() else "no values in it" for i in range(number)]
 
     def left(find):
@@ -154,7 +162,7 @@ def _run(frames, terms, levels, full, method, sigma, step, flat):
     line = len(frames) * columns
     strip = int(max(1, min(rows, STRIP // (4 * line))))
     of_row = read(0, 1).dtype.itemsize * line
-    band = int(max(strip, min(max(32, BAND // of_row), 100e6 // of_row) // strip * strip))
+    band = int(max(strip, min(max(64, BAND // of_row), 100e6 // of_row) // strip * strip))
     stack = np.empty((len(frames), strip, columns), "f4")
     for a in range(0, rows, band):
         b = min(a + band, rows)
@@ -165,15 +173,16 @@ def _run(frames, terms, levels, full, method, sigma, step, flat):
             full_count = _fill(part, bands, terms, levels, full, flat, slice(c - a, d - a), slice(c, d))
             data[c:d], error[c:d], count = method(part, sigma, step)
             kept += int(count.sum())
-            for bit, where in ((BAD, count * 2 <= len(frames)), (NODATA, count == 0), (SATURATED, full_count * 2 > len(frames))):
+            few, none, many = count * 2 <= len(frames), count == 0, full_count * 2 > len(frames)
+            for bit, where in ((BAD, few), (NODATA, none), (SATURATED, many)):
                 if np.any(where):
                     mask[c:d] |= where * np.uint8(bit)
     return data, error, mask, 1 - kept / (len(frames) * rows * columns)
 
 
 def _fill(stack, bands, terms, levels, full, flat, here, there):
-    """Fill a stack with (raw - base - terms) / level, rows `here` of the bands and `there` of the masters; gives the number of
-    frames that are saturated in each pixel (a flat has no value there)."""
+    """Fill a stack with (raw - base - terms) / level, rows `here` of the bands and `there` of the masters; gives the
+    number of frames that are saturated in each pixel (a flat has no value there)."""
     full_count, before, less = 0, None, None
     for out, (values, base), subtrahends, level in zip(stack, bands, terms, levels):
         out[:] = values[here]
@@ -199,20 +208,21 @@ def master_header(kind, headers, facts):
     from astropy.io import fits
     out = fits.Header()
     for key in KEPT:
-        if key in headers[0] and not (key == "FILTER" and kind != "flat"):
-            out[key] = (headers[0][key], headers[0].comments[key]) if hasattr(headers[0], "comments") else headers[0][key]
+        if key in headers[0] and (key != "FILTER" or kind == "flat"):
+            out[key] = (headers[0][key], headers[0].comments[key])
     temperatures = [t for t in map(temperature, headers) if t is not None]
     times = [t for t in (number(h, "EXPTIME", "EXPOSURE") for h in headers) if t is not None]
     facts = {"IMAGETYP": f"Master {kind.capitalize()}", **facts, "BUNIT": "" if kind == "flat" else "adu",
              "EXPTIME": float(np.median(times)) if times else None,
              "CCD-TEMP": float(np.mean(temperatures)) if temperatures else None,
              "TEMPSPRD": max(temperatures) - min(temperatures) if temperatures else None}
-    comments = {"CALSTAT": "B, D: subtracted; M: master", "BIASSUB": "whether it is free of bias", "NCOMBINE": "frames combined",
-                "REJFRAC": "fraction of values clipped", "NOISE": "median standard error of a pixel",
-                "SATLEVEL": "[adu] raw value of saturation", "FLATNORM": "[adu] level that was set to 1 (harmonic mean)",
+    comments = {"CALSTAT": "B, D: subtracted; M: master", "BIASSUB": "whether it is free of bias",
+                "NCOMBINE": "frames combined", "REJFRAC": "fraction of values clipped",
+                "NOISE": "median standard error of a pixel", "SATLEVEL": "[adu] raw value of saturation",
+                "FLATNORM": "[adu] level that was set to 1 (harmonic mean)",
                 "EXPTIME": "[s] median exposure time", "CCD-TEMP": "[C] mean", "TEMPSPRD": "[C] largest minus smallest"}
     for key, value in facts.items():
-        if value is not None and value == value:
+        if value is not None:
             out[key] = (value, comments.get(key))
     return out
 

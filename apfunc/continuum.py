@@ -13,7 +13,7 @@ from apfunc.header import history, number, text
 
 AGREE = 3.0   # sigmas between the two scales above which they disagree
 FEWEST = 3    # stars for a scale from stars
-LEFT = 0.2    # share of the PSF's effect on the scale that matching may leave; goes into the error
+LEFT = 0.25   # share of the PSF's effect on the scale that matching may leave; goes into the error
 
 
 def continuum(line, cont, scale=None, stars=None, match=True):
@@ -45,12 +45,12 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     gains = [number(image[1], "EGAIN") for image in (line, cont)]
     x, y = _places(one, two, noisel, noisec, stars)
     shapes = [psfmatch.profile(d, x[:100], y[:100], n, g) for d, n, g in zip((one, two), (noisel, noisec), gains)]
-    widths = [np.nan if p is None else psfmatch.fwhm(p) for p in shapes]
+    widths = [np.nan if p is None else psfmatch.fwhm(p) for p, _ in shapes]
     radius = float(np.clip(1.5 * np.nanmax([3.0 if np.isnan(widths).all() else 0.0, *widths]), 2.5, 15))
     before, measured = _from_stars(one, two, x, y, radius, gains)
     convolved = "none"
-    if match and not any(p is None for p in shapes):
-        one, two, convolved = _matched(one, two, x, y, shapes, widths, (noisel, noisec), radius)
+    if match and np.isfinite(widths).all():
+        one, two, convolved = _matched(one, two, x, y, psfmatch.alike(shapes), widths, (noisel, noisec), radius)
 
     by_stars, measured = _from_stars(one, two, x, y, radius, gains)
     by_pixels = _from_pixels(one, two, radius)
@@ -111,6 +111,7 @@ def _matched(one, two, x, y, shapes, widths, noises, radius):
     """Both images with one PSF, and which of them was convolved for it."""
     flux, error, half = np.array([starflux.fluxes(d, x, y, radius) for d in (one, two)]).transpose(1, 0, 2)
     good = starflux.good_stars(flux, error, half)
+    good[good] = starflux.slope(flux[1, good], error[1, good], flux[0, good], error[0, good])[2]  # not those with a nebula on them
     a, b = (0, 1) if widths[0] <= widths[1] else (1, 0)
     kernel = psfmatch.kernel((one, two)[a], (one, two)[b], x[good], y[good], (shapes[a], shapes[b]), flux[[a, b]][:, good],
                              (noises[a], noises[b]))

@@ -10,7 +10,8 @@ from apfunc.header import binning, number, text
 from apfunc.header import temperature as header_temperature
 from apfunc.names import band
 
-TURNS = {"": (1, 1), "flipped in y": (-1, 1), "flipped in x": (1, -1), "turned by 180 degrees": (-1, -1)}  # steps in y, x
+# How a master may lie: the steps in y and x with which to read it.
+TURNS = {"": (1, 1), "flipped in y": (-1, 1), "flipped in x": (1, -1), "turned by 180 degrees": (-1, -1)}
 
 
 def prepared(master):
@@ -23,23 +24,28 @@ def prepared(master):
 
 
 def check(kind, master, header, temperature=5.0):
-    """ValueError when a master is of another kind, binning, gain setting, readout mode or filter than the frame with this
-    header needs, or (a dark) differs by more than `temperature` C.  A keyword that is missing fits everything."""
+    """ValueError when a master is of another kind, binning, gain setting, readout mode or filter than the frame with
+    this header needs, or (a dark) differs by more than `temperature` C.  A keyword that is missing fits everything."""
     its = master[1]
     if kind_of(its) not in (None, kind):
-        raise ValueError(f"what is given as {kind} is a {kind_of(its)} (IMAGETYP {text(its, 'IMAGETYP')}); give --{kind} a master {kind}")
+        raise ValueError(f"what is given as {kind} is a {kind_of(its)} (IMAGETYP {text(its, 'IMAGETYP')}); "
+                         f"give a master {kind}")
+    if kind == "bias" and "OVSCAN" in its and "OVSCAN" not in header:
+        raise ValueError("the overscan was subtracted from the bias, but not from the frame; give a bias that fits")
     pairs = [("binning", *("{}x{}".format(*binning(h)) if "XBINNING" in h else None for h in (its, header)))]
     if kind == "flat":
         pairs.append(("filter", *(text(h, "FILTER") and band(text(h, "FILTER")) for h in (its, header))))
     else:
-        pairs.append(("gain setting", *(h.get("GAIN") if isinstance(h.get("GAIN"), int) else None for h in (its, header))))
+        settings = (h.get("GAIN") for h in (its, header))
+        pairs.append(("gain setting", *(g if isinstance(g, int) else None for g in settings)))
         pairs.append(("readout mode", *(text(h, "READOUTM", "READMODE") for h in (its, header))))
     for what, ours, theirs in pairs:
         if None not in (ours, theirs) and ours != theirs:
             raise ValueError(f"the {kind} has {what} {ours}, the frame {theirs}; give a {kind} that matches")
     cold, here = header_temperature(its), header_temperature(header)
     if kind == "dark" and None not in (cold, here) and abs(cold - here) > temperature:
-        raise ValueError(f"the dark was taken at {cold:g} C, the frame at {here:g} C; give a dark within {temperature:g} C")
+        raise ValueError(f"the dark was taken at {cold:g} C, the frame at {here:g} C; "
+                         f"give a dark within {temperature:g} C")
 
 
 def place(kind, master, header, shape):
@@ -101,9 +107,10 @@ def stands_out(light, y, x):
     return int(np.count_nonzero(light[y, x] - around > 5 * max(noise, 0.1)))
 
 
-def same_exposure(seconds, of_dark):
-    """Whether two exposure times count as equal: within 2 % or 0.1 s."""
-    return abs(seconds - of_dark) <= max(EXPOSURE[0] * seconds, EXPOSURE[1])
+def dark_scale(seconds, of_dark):
+    """What to multiply a dark of `of_dark` seconds by for a frame of `seconds`: 1 when they are equal within 2 % or
+    0.1 s."""
+    return 1.0 if abs(seconds - of_dark) <= max(EXPOSURE[0] * seconds, EXPOSURE[1]) else seconds / of_dark
 
 
 def subtract(bias, dark, seconds, held=True):
@@ -115,7 +122,6 @@ def subtract(bias, dark, seconds, held=True):
 
         frame - (h_frame - h_dark * scale) * bias - scale * dark,     scale = t_frame / t_dark
 
-    A dark that is scaled up by more than 1.5 is made `quiet` first.
     Raises ValueError where this needs a bias that was not given, or an exposure time that is not known.
     """
     if dark is None:
@@ -124,23 +130,34 @@ def subtract(bias, dark, seconds, held=True):
     of_dark = number(dark[1], "EXPTIME", "EXPOSURE")
     if not of_dark or of_dark < 0:
         raise ValueError("no exposure time in the dark's header (looked for EXPTIME, EXPOSURE); give another --dark")
-    scale = 1.0 if same_exposure(seconds, of_dark) else seconds / of_dark
+    scale = dark_scale(seconds, of_dark)
     thin = None if bias is None else raw.sample(bias[0])[0]
     dark_held = raw.holds_bias(raw.sample(dark[0])[0], dark[1], thin)
     left = held - dark_held * scale
     if bias is None and left:
         cure = "give --bias, or a dark of the frame's exposure that holds the bias" if held else "give --bias"
-        raise ValueError(f"the dark ({of_dark:g} s) {'still holds' if dark_held else 'holds no'} bias, the frame ({seconds:g} s) "
-                         f"{'holds it' if held else 'does not'}; {cure}")
-    if scale > 1.5:
-        current = quiet(dark[0] - bias[0] if dark_held else dark[0], number(dark[1], "NOISE"))
-        return ([(bias[0], 1.0)] if held else []) + [(current, scale)], scale, True
+        raise ValueError(f"the dark ({of_dark:g} s) {'still holds' if dark_held else 'holds no'} bias, "
+                         f"the frame ({seconds:g} s) {'holds it' if held else 'does not'}; {cure}")
     return ([(bias[0], float(left))] if left else []) + [(dark[0], scale)], scale, True
 
 
+def quieted(dark, bias, seconds):
+    """The dark for a frame of `seconds`: scaled up by more than 1.5 it is made `quiet`, and free of bias."""
+    of_dark = number(dark[1], "EXPTIME", "EXPOSURE")
+    if not of_dark or of_dark < 0 or dark_scale(seconds, of_dark) <= 1.5:
+        return dark
+    thin = None if bias is None else raw.sample(bias[0])[0]
+    held = raw.holds_bias(raw.sample(dark[0])[0], dark[1], thin)
+    if held and bias is None:
+        return dark
+    header = dark[1].copy()
+    header["BIASSUB"] = True
+    return quiet(dark[0] - bias[0] if held else dark[0], number(dark[1], "NOISE")), header
+
+
 def quiet(dark, noise=None):
-    """A bias-free dark whose noise does not grow when it is scaled up: pixels within 5 `noise` (or robust spreads) of the
-    mean of their block of 32 x 32 get that mean; hot pixels and glow stay."""
+    """A bias-free dark whose noise does not grow when it is scaled up: pixels within 5 `noise` (or robust spreads) of
+    the mean of their block of 32 x 32 get that mean; hot pixels and glow stay."""
     size, (rows, columns) = 32, dark.shape
     noise = noise or raw.spread(raw.sample(dark)[0])
     tiles = np.pad(dark, ((0, -rows % size), (0, -columns % size)), mode="symmetric")
@@ -168,8 +185,8 @@ def response(flat, bias):
     if held and bias is None:
         raise ValueError("the flat still holds the bias; give --bias, or a flat without it")
     if held:
-        place("flat", bias, header, data.shape)
-        data = data - (bias[0] / np.float32(norm) if norm else bias[0])
+        zero, _ = fitted("bias", bias, header, data.shape, said_turn(bias[1], header))
+        data = data - (zero / np.float32(norm) if norm else zero)
         level = raw.good_level(raw.sample(data)[0])
     if not level > 0:
         raise ValueError("no light in the flat (its level is not above zero); give another --flat")

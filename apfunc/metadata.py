@@ -1,4 +1,5 @@
-"""What a frame's header should say: target, site, time, airmass, where the Moon and the Sun were, and on what it rests."""
+"""What a frame's header should say: target, site, time, airmass, where the Moon and the Sun were, and on what it
+rests."""
 
 import math
 import re
@@ -15,11 +16,19 @@ SITES = {
     "Nerpio I89": (38.165556, -2.326944, 1607.0, (7, 16, 18)),
 }
 COMPUTED = {
-    "AIRMASS": "airmass at mid-exposure (Young 1994)", "OBJCTALT": "[deg] altitude, mid-exposure, no refraction",
-    "OBJCTAZ": "[deg] azimuth, north through east, mid-exposure", "OBJCTHA": "[h] hour angle at mid-exposure, west positive",
-    "PARANG": "[deg] parallactic angle at mid-exposure", "MOONPHAS": "illuminated fraction of the Moon", "MOONALT": "[deg] altitude of the Moon",
-    "MOONSEP": "[deg] Moon to target", "SUNALT": "[deg] altitude of the Sun", "MJD-OBS": "[d] UTC start of the exposure",
-    "MJD-MID": "[d] UTC middle of the exposure", "BJD-MID": "[d] BJD (TDB) of the middle, at the target", "LST": "[h] apparent local sidereal time, middle",
+    "AIRMASS": "airmass at mid-exposure (Young 1994)",
+    "OBJCTALT": "[deg] altitude, mid-exposure, no refraction",
+    "OBJCTAZ": "[deg] azimuth, north through east, mid-exposure",
+    "OBJCTHA": "[h] hour angle at mid-exposure, west positive",
+    "PARANG": "[deg] parallactic angle at mid-exposure",
+    "MOONPHAS": "illuminated fraction of the Moon",
+    "MOONALT": "[deg] altitude of the Moon",
+    "MOONSEP": "[deg] Moon to target",
+    "SUNALT": "[deg] altitude of the Sun",
+    "MJD-OBS": "[d] UTC start of the exposure",
+    "MJD-MID": "[d] UTC middle of the exposure",
+    "BJD-MID": "[d] BJD (TDB) of the middle, at the target",
+    "LST": "[h] apparent local sidereal time, middle",
 }
 
 
@@ -43,6 +52,7 @@ def metadata(image, object=None, filter=None, latitude=None, longitude=None, ele
     Earth rotation comes from the tables that astropy carries: no network is ever asked.
     """
     from apfunc import names
+
     data, header = image
     header = header.copy()
     said = names.parse(text(header, "RAWFILE") or "")
@@ -91,14 +101,17 @@ def _fill(header, key, source_key, sources, what):
 
 
 def _target(header):
-    """(ra, dec) [deg] of the target: header, its WCS, else the object's name; POSSRC, OBJCTRA, OBJCTDEC are set (in place)."""
+    """(ra, dec) [deg] of the target: header, its WCS, else the object's name; POSSRC, OBJCTRA, OBJCTDEC are set (in
+    place)."""
     position, source = pointing(header), "header"
     if position is None:
         from apfunc import wcs
+
         solution, source = wcs.from_header(header), "header WCS"
         position = solution and solution["crval"]
     if position is None and text(header, "OBJECT"):
         from apfunc.catalog import resolve
+
         position, source = resolve(text(header, "OBJECT")), "name"
     if position is None:
         return None
@@ -116,7 +129,8 @@ def _sexagesimal(value, digits, plus=""):
 
 
 def _site(header, telescope, latitude, longitude, elevation):
-    """(latitude, longitude, elevation) of the telescope: header, iTelescope table, options; SITE* are set (in place)."""
+    """(latitude, longitude, elevation) of the telescope: header, iTelescope table, options; SITE* are set (in
+    place)."""
     found, source = site(header), "header"
     height = number(header, "SITEELEV", "ALT-OBS", "SITEALT", "ELEVATIO", "OBSALT", "OBSGEO-H")
     if found is None:
@@ -129,10 +143,19 @@ def _site(header, telescope, latitude, longitude, elevation):
     if found is None:
         return None
     if height is None:
-        height = elevation if elevation is not None else next(
-            (up for lat, lon, up, _ in SITES.values() if abs(lat - found[0]) < 0.05 and abs(lon - found[1]) < 0.05), None)
+        height = (
+            elevation
+            if elevation is not None
+            else next(
+                (up for lat, lon, up, _ in SITES.values() if abs(lat - found[0]) < 0.05 and abs(lon - found[1]) < 0.05),
+                None,
+            )
+        )
     if source != "header":
-        header["SITELAT"], header["SITELONG"] = (found[0], "[deg] latitude"), (found[1], "[deg] longitude, east positive")
+        header["SITELAT"], header["SITELONG"] = (
+            (found[0], "[deg] latitude"),
+            (found[1], "[deg] longitude, east positive"),
+        )
     if height is not None:
         header["SITEELEV"] = (float(height), "[m] elevation")
     header["SITESRC"] = (source, "where the site comes from")
@@ -145,11 +168,18 @@ def _computed(start, exptime, target, place):
     from astropy.coordinates import TETE, AltAz, EarthLocation, SkyCoord, get_body
     from astropy.time import Time
     from astropy.utils import iers
+
     problems = []
-    with warnings.catch_warnings(), iers.conf.set_temp("auto_download", False), iers.conf.set_temp("auto_max_age", None), \
-            iers.conf.set_temp("iers_degraded_accuracy", "ignore"):
+    with (
+        warnings.catch_warnings(),
+        iers.conf.set_temp("auto_download", False),
+        iers.conf.set_temp("auto_max_age", None),
+        iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
+    ):
         warnings.simplefilter("ignore")
-        location = None if place is None else EarthLocation.from_geodetic(place[1] * u.deg, place[0] * u.deg, place[2] * u.m)
+        location = (
+            None if place is None else EarthLocation.from_geodetic(place[1] * u.deg, place[0] * u.deg, place[2] * u.m)
+        )
         time = Time(start + timedelta(seconds=exptime / 2), scale="utc", location=location)
         found = {"MJD-OBS": float(Time(start, scale="utc").mjd), "MJD-MID": float(time.mjd)}
         star = None if target is None else SkyCoord(target[0] * u.deg, target[1] * u.deg)
@@ -159,22 +189,36 @@ def _computed(start, exptime, target, place):
         else:
             problems.append("no position of the target (looked for OBJCTRA, RA, a WCS, a known name)")
         if location is None:
-            problems.append("no site (looked for SITELAT and SITELONG, an iTelescope number); give --latitude and --longitude")
+            problems.append(
+                "no site (looked for SITELAT and SITELONG, an iTelescope number); give --latitude and --longitude"
+            )
             return found, problems
         import astroplan
+
         lst = time.sidereal_time("apparent")
         horizon = AltAz(obstime=time, location=location)
         moon, sun = (get_body(body, time, location).transform_to(horizon) for body in ("moon", "sun"))
-        found |= {"LST": float(lst.hour), "MOONPHAS": float(astroplan.moon_illumination(time)), "MOONALT": float(moon.alt.deg),
-                  "SUNALT": float(sun.alt.deg)}
+        found |= {
+            "LST": float(lst.hour),
+            "MOONPHAS": float(astroplan.moon_illumination(time)),
+            "MOONALT": float(moon.alt.deg),
+            "SUNALT": float(sun.alt.deg),
+        }
         if star is not None:
             seen = star.transform_to(horizon)
             altitude = float(seen.alt.deg)
-            now = star.transform_to(TETE(obstime=time, location=location))  # right ascension of date goes with apparent time
+            now = star.transform_to(
+                TETE(obstime=time, location=location)
+            )  # right ascension of date goes with apparent time
             hour_angle = (lst - now.ra).wrap_at(180 * u.deg)
             observer = astroplan.Observer(location=location)
-            found |= {"OBJCTALT": altitude, "OBJCTAZ": float(seen.az.deg), "OBJCTHA": float(hour_angle.hour),
-                      "PARANG": float(observer.parallactic_angle(time, star).deg), "MOONSEP": float(seen.separation(moon).deg)}
+            found |= {
+                "OBJCTALT": altitude,
+                "OBJCTAZ": float(seen.az.deg),
+                "OBJCTHA": float(hour_angle.hour),
+                "PARANG": float(observer.parallactic_angle(time, star).deg),
+                "MOONSEP": float(seen.separation(moon).deg),
+            }
             if altitude < 0:
                 problems.append(f"the target was {-altitude:.1f} deg below the horizon: wrong site, date or position")
             else:

@@ -3,7 +3,7 @@
     K = M + sum of c_k B_k      FT(M) = FT(blurred Moffat) / FT(sharp Moffat)
 
 M is the quotient of the two Moffat profiles that fit the stars of the two images; its wings reach as far as theirs.  The
-B_k (Gaussians of several widths times low polynomials, each of zero sum) mend what a Moffat profile cannot, by least
+B_k (narrow Gaussians times low polynomials, each of zero sum) mend what a Moffat profile cannot, by least
 squares over the cut-outs of the stars, sharp * K = blurred (Alard & Lupton 1998, ApJ 503, 325), with a prior that keeps
 the c_k at zero where the stars are too few or too faint to tell.  The sum of K is one: fluxes stay.
 """
@@ -13,12 +13,14 @@ import numpy as np
 from apfunc import psf
 from apfunc.starflux import cutouts, median
 
-PRIOR = 0.1          # expected size of the coefficients, relative to the sum of the kernel
+PRIOR = 0.02         # expected size of the coefficients, relative to the sum of the kernel
 SLOPE = (0.28, 0.1)  # 1/beta of stars under a usual sky, and how much it varies
+ALIKE = 0.05         # and how much between two images of one telescope
 
 
 def profile(data, x, y, noise, gain=None, width=3.5):
-    """The Moffat profile of the stars at integer (x, y), as a row (1, 8) of apfunc.psf with unit flux; None without stars.
+    """The Moffat profile of the stars at integer (x, y), as a row (1, 8) of apfunc.psf with unit flux, and the
+    error of its 1/beta; (None, nan) without stars.
 
     noise: of a sky pixel [adu]; gain [electron/adu] or None; width: a guess of the FWHM [pixel].  The mean over
     the stars, each weighted by its errors.
@@ -35,7 +37,7 @@ def profile(data, x, y, noise, gain=None, width=3.5):
     fitted, ellipticity, _ = psf.shape(p)
     good = (p[:, psf.A] > 5 * errors[:, psf.A]) & (fitted > 0.8) & (fitted < 4 * width) & (ellipticity < 0.7)
     if not good.any():
-        return None
+        return None, np.nan
     middle = np.median(fitted[good])
     good &= np.abs(fitted - middle) < np.maximum(4 * 1.4826 * np.median(np.abs(fitted[good] - middle)), 0.15 * middle)
     p, errors, chi2 = p[good], errors[good], chi2[good]
@@ -47,7 +49,18 @@ def profile(data, x, y, noise, gain=None, width=3.5):
     mean[0, [psf.X, psf.Y, psf.SKY]] = 0
     mean[0, psf.A] /= psf.total(mean)[0]
     found = fwhm(mean)
-    return mean if 0.6 < found / width < 1.5 or width != 3.5 else profile(data, x, y, noise, gain, found)
+    return (mean, float(error)) if 0.6 < found / width < 1.5 or width != 3.5 else profile(data, x, y, noise, gain, found)
+
+
+def alike(profiles):
+    """Two results of `profile` as two rows whose 1/beta differ no more than their errors justify."""
+    (one, error), (two, other) = profiles
+    one, two = one.copy(), two.copy()
+    noise = error**2 + other**2
+    pull = (one[0, psf.SLOPE] - two[0, psf.SLOPE]) * noise / (noise + ALIKE**2)
+    one[0, psf.SLOPE] -= pull * error**2 / noise
+    two[0, psf.SLOPE] += pull * other**2 / noise
+    return one, two
 
 
 def fwhm(profile):
@@ -82,9 +95,9 @@ def kernel(sharp, blurred, x, y, profiles, fluxes, noises):
     half = int(np.ceil(np.clip(6 * wide, 10, 32)))
     base = quotient(*profiles, half)
     blur = np.sqrt(max(wide**2 - narrow**2, 0.5)) / 2.3548
-    parts = [gaussian(width, half, i, j) for width, top in ((0.5 * blur, 0), (blur, 2), (wide / 2.3548, 2))
+    parts = [gaussian(width, half, i, j) for width, top in ((0.5 * blur, 0), (blur, 2))
              for i in range(top + 1) for j in range(top + 1 - i)]
-    core = gaussian(1.5 * blur, half)
+    core = gaussian(1.5 * blur, half)  # all are narrow: the wings are the profiles' business
     parts = [p - p.sum() * core for p in parts]
     # base itself is fitted too: it takes up that the two apertures do not hold the same share of the light
     coefficients = _fit(sharp, blurred, x, y, fluxes, noises, base, [*parts, base], int(np.ceil(2.5 * wide)))

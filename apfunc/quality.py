@@ -47,7 +47,7 @@ def quality_row(header, stars):
             "_flux": np.asarray(stars["flux"], float)[good] / (time or 1) if len(stars) else np.zeros(0)}
 
 
-def quality(rows, keep=(), drop=(), min_transparency=0.7, max_ellipticity=0.35, max_fwhm=None, max_sky=None,
+def quality(rows, keep=(), drop=(), min_transparency=0.7, max_ellipticity=0.38, max_fwhm=None, max_sky=None,
             min_stars=None, max_rms=None):
     """Table of COLUMNS, a row for each of `rows` in their order, with weight, verdict (accept|reject) and reason.
 
@@ -169,7 +169,7 @@ def _trailed(group, limits, night):
     known = [r for r in group if _known(r.get("ellipticity")) and r.get("_shaped", 3) >= 3]
     low = _low([r["ellipticity"] for r in known])
     for r in known:
-        if r["ellipticity"] > limits["max_ellipticity"] or (len(known) > 1 and r["ellipticity"] > max(0.25, low + 0.15)):
+        if r["ellipticity"] > limits["max_ellipticity"] or (len(known) > 1 and r["ellipticity"] > max(0.3, low + 0.15)):
             yield r, f"trailed: ellipticity {r['ellipticity']:.2f}"
 
 

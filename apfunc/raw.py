@@ -40,7 +40,8 @@ def opened(rows, header):
     if scan and all(s.stop - s.start == n for s, n in zip(scan, rows.shape)):
         scan = None
     ys, xs = trim or (slice(0, rows.shape[0]), slice(0, rows.shape[1]))
-    level = pedestal(header, rows[rows.shape[0] // 2:rows.shape[0] // 2 + TALL])
+    middle = rows.shape[0] // 2
+    level = pedestal(header, rows[middle:middle + TALL]) if "PEDESTAL" in header else 0.0
     along_rows = scan and scan[0].stop - scan[0].start >= scan[1].stop - scan[1].start
     per_column = None if not scan or along_rows else np.median(rows[scan[0]], axis=0)[None, xs].astype("f4")
 
@@ -125,23 +126,34 @@ def spread(values):
 
 def full_scale(values, header, saturate=None):
     """The ADU at which a raw frame saturates: `saturate`, else the lower of the header's SATURATE and the value at
-    which pixels pile up, else 65535 for integer values of 16 bits; None when nothing says it.
-
-    A pile-up: at least 5 pixels, and under half of the frame, share the largest value, which lies above 4000 (the
-    smallest converters have 12 bits) and is 20 times as frequent as the values up to 5 % below it.
-    """
+    which pixels pile up (`pile`), else 65535 for whole numbers of 16 bits; None when nothing says it."""
     if saturate is not None:
         return float(saturate)
-    known = number(header, "SATURATE")
+    said = number(header, "SATURATE")
+    said = said if said and said > 0 else None
     top = float(np.nanmax(values, initial=0.0)) if values.size else 0.0
-    counts = whole(values)
-    if counts and 4000 < top <= 65535:
-        at_top, near = int(np.count_nonzero(values == top)), int(np.count_nonzero(values >= 0.95 * top))
-        if 5 <= at_top < values.size / 2 and at_top > 20 * (near - at_top) / (0.05 * top):
-            return min(top, known) if known and known > 0 else top
-    if known and known > 0:
-        return known
-    return 65535.0 if counts and top <= 65535 else None
+    if top > 65535 or not whole(values):
+        return said
+    return min([full for full in (pile(values, top), said) if full] or [65535.0])
+
+
+def pile(values, top):
+    """The value above which saturated pixels pile up below the largest value `top`, or None when they do not.
+
+    Under half of the frame lies in it.  A sharp one (a converter's limit, the wells of a simple camera): 3 or more at
+    `top`, 20 times as frequent as the values 5 % below it.  A soft one (full wells over the pattern of the bias): 5 or
+    more, 3 times as many in the uppermost 1.5 % as in the 5.5 % below it, where stars have a quarter as many.
+    """
+    if top <= 4000:  # (the smallest converters have 12 bits)
+        return None
+    high = values[values >= 0.93 * top]
+    at_top, near, upper = (int(np.count_nonzero(high >= f * top)) for f in (1, 0.95, 0.985))
+    if 3 <= at_top < values.size / 2 and at_top > 20 * (near - at_top) / (0.05 * top):
+        return top
+    if 5 <= upper < values.size / 2 and upper > 3 * (len(high) - upper):
+        heap = high[high >= 0.985 * top]
+        return float(np.median(heap) - max(6 * spread(heap), 2))
+    return None
 
 
 def whole(values):

@@ -3,10 +3,11 @@
     biases:  D = b1 - b2         var(D) = 2 R^2                                R: read noise [adu]
     flats:   D = f1 - k f2       var(D) = S (1 + k) / g + (1 + k^2) R^2        S: signal of f1 [adu], g: gain
 
-with k the ratio of the two signals in a small cell of the frame.  The difference cancels the fixed pattern, k the lamp's drift,
-and the cells vignetting and bad regions.
+with k the ratio of the two signals in a small cell of the frame.  The difference cancels the fixed pattern, k the
+lamp's drift, and the cells vignetting and bad regions.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -24,10 +25,10 @@ def readnoise(biases, flats=(), sigma=4.0, saturate=None):
     readnoise_adu_err [adu]; nbias, nflat (frames used); bias, level (median bias, median signal of the flats) [adu].
 
     biases, flats : lists of (rows, header) as in `apfunc.combine.combine`; at least two biases.  Neighbours in the
-        order given are paired, flats within their filter; their levels may differ.  Without a pair of flats the gain and
-        what is in electrons are NaN.
-    sigma : differences beyond `sigma` standard deviations of their cell (cosmic rays, flickering pixels) do not count; the
-        variance is corrected for the truncation, and for the 1/12 adu^2 that rounding adds to each frame.
+        order given are paired, flats within their filter; their levels may differ.  Without a pair of flats the gain
+        and what is in electrons are NaN.
+    sigma : differences beyond `sigma` standard deviations of their cell (cosmic rays, flickering pixels) do not count;
+        the variance is corrected for the truncation, and for the 1/12 adu^2 that rounding adds to each frame.
     saturate : raw ADU of saturation (else as in `apfunc.raw.full_scale`); flats do not count above 0.9 of it.
 
     The errors are those of the mean over the cells, from the scatter between cells.  Frames that do not belong to
@@ -43,7 +44,8 @@ def readnoise(biases, flats=(), sigma=4.0, saturate=None):
     from astropy.table import Table
     biases, headers, levels = _alike(biases, "bias")
     if len(biases) < 2:
-        raise ValueError(f"read noise needs two biases of one size, binning, temperature and level; found {len(biases)}")
+        raise ValueError("read noise needs two biases of one size, binning, temperature and level; "
+                         f"found {len(biases)}: give more")
     shape = biases[0][0]
     flats, flat_headers, _ = _alike([f for f in flats if raw.opened(*f)[0] == shape], "flat")
     whole = all(raw.whole(raw.sample(frame[1], shape)[0]) for frame in biases)
@@ -54,12 +56,14 @@ def readnoise(biases, flats=(), sigma=4.0, saturate=None):
     if not power > 0:
         raise ValueError("the biases have no noise; give raw bias frames")
     noise = math.sqrt(power)
-    row = {"camera": camera(headers[0], shape), "gain": math.nan, "gain_err": math.nan, "readnoise": math.nan, "readnoise_err": math.nan,
+    row = {"camera": camera(headers[0], shape),
+           "gain": math.nan, "gain_err": math.nan, "readnoise": math.nan, "readnoise_err": math.nan,
            "readnoise_adu": noise, "readnoise_adu_err": power_err / (2 * noise), "nbias": len(biases), "nflat": 0,
            "bias": float(np.median(levels)), "level": math.nan}
 
-    of_filter = [text(h, "FILTER") for h in flat_headers]
-    paired = _some([pair for name in dict.fromkeys(of_filter) for pair in pairs([f for f, n in zip(flats, of_filter) if n == name])])
+    filters = [text(h, "FILTER") for h in flat_headers]
+    sets = [[flat for flat, its in zip(flats, filters) if its == name] for name in dict.fromkeys(filters)]
+    paired = _some([pair for flats_of_one in sets for pair in pairs(flats_of_one)])
     if paired:
         full = raw.full_scale(np.stack([raw.sample(f[1], shape)[0] for f in flats]), flat_headers[0], saturate)
         middle = np.median([cells_of(frame) for frame in _some(biases)], axis=0)
@@ -93,7 +97,7 @@ def _alike(images, kind):
 
 def pairs(frames):
     """Neighbours: (0, 1), (1, 2), …"""
-    return list(zip(frames[:-1], frames[1:]))
+    return list(itertools.pairwise(frames))
 
 
 def _some(items):
@@ -102,19 +106,20 @@ def _some(items):
 
 
 def cells_of(frame, corrected=True):
-    """The pixels of a frame in cells, (cells, pixels), float32: rows of cells spread over the frame; without its overscan and
-    pedestal, or as read out."""
+    """The pixels of a frame in cells, (cells, pixels), float32: rows of cells spread over the frame; without its
+    overscan and pedestal, or as read out."""
     (rows, columns), read, base = frame
     size = min(CELL, rows, columns)
     starts = np.linspace(0, rows - size, min(rows // size, PIXELS // (columns * size) + 1)).astype(int)
     bands = [np.asarray(read(a, a + size), "f4") - (base(a, a + size) if corrected else 0) for a in map(int, starts)]
     wide = columns // size
-    return np.concatenate([b[:, :wide * size].reshape(size, wide, size).transpose(1, 0, 2).reshape(wide, -1) for b in bands])
+    cubes = [band[:, :wide * size].reshape(size, wide, size).transpose(1, 0, 2) for band in bands]
+    return np.concatenate(cubes).reshape(-1, size * size)
 
 
 def truncated_variance(values, sigma, good=True):
-    """Variance of each row of `values` without what lies beyond `sigma` standard deviations, corrected for the truncation of
-    normal noise, and the array of what counted.  Pixels that are not `good` do not count."""
+    """Variance of each row of `values` without what lies beyond `sigma` standard deviations, corrected for the
+    truncation of normal noise, and the array of what counted.  Pixels that are not `good` do not count."""
     there = np.isfinite(values)
     good, median = (good, np.median) if there.all() else (good & there, np.nanmedian)
     middle = median(values, axis=1, keepdims=True)
@@ -192,7 +197,8 @@ def inverse_gain(signal, k, variance, power):
 def robust_mean(values, weights=None):
     """Weighted mean of the values within 5 robust deviations of their median, and its error from their scatter."""
     weights = np.ones(len(values)) if weights is None else weights
-    keep = np.abs(values - np.median(values)) <= 5 * max(raw.spread(values), 1e-12) if len(values) > 3 else np.isfinite(values)
+    reach = 5 * max(raw.spread(values), 1e-12) if len(values) > 3 else np.inf
+    keep = np.abs(values - np.median(values)) <= reach
     v, w = values[keep], weights[keep] / weights[keep].sum()
     centre = float(w @ v)
     error = math.sqrt(float(w**2 @ (v - centre)**2) * len(v) / (len(v) - 1)) if len(v) > 1 else math.nan

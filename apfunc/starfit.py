@@ -93,23 +93,26 @@ def fluxes(p, own, more, y, x, offsets, noise, gain):
 
 
 def aperture(flat, frame, y, x, p, width):
-    """Ratio of the light within 4 FWHM (less the ring of 4 to 6) to that of the models, weighted over these stars: what
-    makes a flux total.  1 when it cannot be had to 1 %.  frame: the `light` of all stars."""
-    offsets = psf.disc(6 * width)
-    inner = np.hypot(*offsets) <= 4 * width
-    left = detect.stamps(flat, y, x, offsets) - detect.stamps(frame, y, x, offsets)
-    whole = np.isfinite(left[:, inner]).all(1) & (np.isfinite(left[:, ~inner]).mean(1) > 0.5)
-    if whole.sum() < 3:
+    """Factor that makes the PSF's fluxes total: what these stars have within 3 FWHM (less the ring of 4 to 5.5) beyond
+    their models, weighted; drawn to 1 +/- 0.05, its usual size, as far as it is uncertain.  Haloes and tracking change
+    it from frame to frame.  frame: the `light` of all stars; bad pixels count as the model has them."""
+    offsets = psf.disc(5.5 * width)
+    inner, ring = np.hypot(*offsets) <= 3 * width, np.hypot(*offsets) >= 4 * width
+    rest = detect.stamps(flat, y, x, offsets) - detect.stamps(frame, y, x, offsets)
+    whole = (np.isfinite(rest[:, inner]).mean(1) > 0.9) & (np.isfinite(rest[:, ring]).mean(1) > 0.5)
+    if not whole.any():
         return 1.0
-    left, model = left[whole], psf.profiles(p[whole], y[whole], x[whole], offsets)
-    model = model[:, inner].sum(1) - inner.sum() * np.median(model[:, ~inner], 1)
-    excess = (left[:, inner].sum(1) - inner.sum() * np.nanmedian(left[:, ~inner], 1)) / model
-    spread = np.nanstd(left[:, ~inner], 1) * inner.sum() ** 0.5 / model
-    weight = 1 / (spread**2 + 0.01**2)
+    rest, model = rest[whole], psf.profiles(p[whole], y[whole], x[whole], offsets)
+    light = model[:, inner].sum(1) - inner.sum() * np.median(model[:, ring], 1)
+    excess = (np.nansum(rest[:, inner], 1) - inner.sum() * np.nanmedian(rest[:, ring], 1)) / light
+    spread = 1.4826 * np.nanmedian(np.abs(rest[:, ring]), 1) * inner.sum() ** 0.5 / light
+    error2 = spread**2 + 0.01**2
+    good = spread < 0.2
     for _ in range(5):
+        weight = good / error2
         mean = (weight * excess).sum() / max(weight.sum(), 1e-9)
-        weight = np.where(np.abs(excess - mean) < 3 * np.hypot(spread, 0.02), 1 / (spread**2 + 0.01**2), 0)
-    return float(np.clip(1 + mean, 0.8, 1.25)) if weight.sum() > 1e4 else 1.0
+        good = (spread < 0.2) & (np.abs(excess - mean) < 3 * np.sqrt(error2))
+    return float(np.clip(1 + (weight * excess).sum() / (weight.sum() + 1 / 0.05**2), 0.8, 1.25))
 
 
 def _terms(p, shape):

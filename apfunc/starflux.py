@@ -174,24 +174,37 @@ def _quantile(values, weights, share):
 def sky(data, also=()):
     """(sky, noise) of `data`, from the boxes of a mesh that hold sky and no nebula; with `also`, lists of both.
 
-    The boxes well above the common low level are left out, again and again until none is: what is left is sky
-    wherever at least some of it is seen.  `also`: further images of the same field; then the boxes are chosen in the
-    sum of all (each over its noise), and every image is measured in the same ones.
+    The level that most boxes are near to is sky wherever at least some of it is seen; how far boxes below it are
+    from it says how far boxes above it may be.  `also`: further images of the same field; then the boxes are chosen in
+    the sum of all (each over its noise), and every image is measured in the same ones.
     """
     levels, noises = _boxes([data, *also])
     total = sum(level / max(np.nanmedian(noise), 1e-30) for level, noise in zip(levels, noises))
     good = np.isfinite(total)
     if not good.any():
         return ([np.nan] * len(levels),) * 2 if len(also) else (np.nan, np.nan)
+    middle = _mode(total[good])
     for _ in range(30):
-        middle = np.median(total[good])
-        below = np.median(middle - total[good & (total <= middle)])  # the lower half says how wide the sky is
-        keep = good & (total <= middle + 3 * 1.4826 * below + 1e-9)
-        if keep.sum() == good.sum() or keep.sum() < 4:
+        below = total[good & (total <= middle)]
+        width = 1.4826 * np.median(middle - below) if len(below) > 2 else np.inf
+        keep = good & (np.abs(total - middle) <= 2.5 * width + 1e-6 * abs(middle) + 0.02)
+        before, middle = middle, np.median(total[keep]) if keep.any() else middle
+        if abs(middle - before) < 1e-4:
             break
-        good = keep
-    found = [float(np.median(v[good])) for v in levels], [float(np.median(v[good])) for v in noises]
+    keep = keep if keep.sum() > 2 else good
+    found = [float(np.median(v[keep])) for v in levels], [float(np.median(v[keep])) for v in noises]
     return found if len(also) else (found[0][0], found[1][0])
+
+
+def _mode(values):
+    """The half-sample mode (Robertson & Cryer 1974, JASA 69, 1012), stopped at a tenth of the sample: its median."""
+    values = np.sort(values)
+    least = max(5, len(values) // 10)
+    while len(values) > least:
+        half = max(len(values) // 2, least)
+        first = np.argmin(values[half - 1:] - values[:len(values) - half + 1])
+        values = values[first:first + half]
+    return np.median(values)
 
 
 def _boxes(images, box=32, most=24):

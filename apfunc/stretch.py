@@ -18,7 +18,7 @@ def curve(sample, noise, soft=None, white=None, strength=1.0):
 
     sample  2-D, every n-th pixel of the intensity, or blocks of it; NaN is left out.  noise: of a sky pixel.
     soft    intensity below which the curve is straight; white: intensity that is shown white.  Where they are None
-            they are found: white is what one pixel in 5000 exceeds, soft is such that the noise of the sky is shown with an
+            they are found: white is what one pixel in 30,000 exceeds, soft is such that the noise of the sky is shown with an
             amplitude within GRAIN and, within that, the brighter parts of extended light at NEBULA.
     strength  more than 1 shows more of what is faint, less than 1 less.
     """
@@ -26,7 +26,7 @@ def curve(sample, noise, soft=None, white=None, strength=1.0):
     if not values.size:
         return 1.0, 1 - SKY, 1.0
     noise = float(noise) if noise and np.isfinite(noise) and noise > 0 else max(float(np.ptp(values)) / 1000, 1e-30)
-    white = float(white) if white is not None else max(float(np.quantile(values, 1 - 2e-4)), 40 * noise)
+    white = float(white) if white is not None else max(float(np.quantile(values, 1 - 3e-5)), 40 * noise)
     if soft is None:
         least, most = (_soft(lambda soft: noise / soft * _scale(soft, white), grain * strength, white) for grain in GRAIN[::-1])
         light = _extended(sample)

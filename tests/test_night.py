@@ -93,11 +93,12 @@ def test_the_clouded_frame_is_the_one_rejected(first):
 
 
 def test_three_ways_give_equal_pixels(first):
-    name = lights(first, "")[0]
+    name = lights(first, "20240502-01")[0]
+    assert "-R-" in name
     made, planes = read_all(first / f"calibrated/{name}.fits")
     light = first.parent / "raw" / f"{name}.fit"
-    masters = {k: next(m for m in (first / "masters").glob(f"{k}-*{'R' if k == 'flat' else ''}*.fits") if k != "flat" or m.name.startswith("flat-R-"))
-               for k in ("bias", "dark", "flat", "badpix")}
+    masters = {k: next((first / "masters").glob(f"{k}-*.fits")) for k in ("bias", "dark", "flat-R", "badpix")}
+    masters["flat"] = masters.pop("flat-R")
     measured = Table.read(first / "masters/readnoise.ecsv")[0]
     images = {k: read(v) for k, v in masters.items()}
 
