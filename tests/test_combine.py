@@ -32,8 +32,9 @@ def flats(levels, seed=2, gain=1.5, hot=0, **keywords):
     y, x = np.mgrid[:SHAPE[0], :SHAPE[1]]
     truth = (1 - 0.4 * ((y - 128)**2 + (x - 160)**2) / 200**2) * (1 + 0.01 * rng.standard_normal(SHAPE))
     truth[100:110, 50:60] *= 0.8
-    images = [frame(1000 + rng.poisson(level * gain * truth) / gain + 8 * rng.standard_normal(SHAPE), IMAGETYP="Flat Field",
-                    EXPTIME=3.0 + i, FILTER="R", RAWFILE=f"flat{i}.fit", **keywords) for i, level in enumerate(levels)]
+    images = [frame(1000 + rng.poisson(level * gain * truth) / gain + 8 * rng.standard_normal(SHAPE), FILTER="R",
+                    IMAGETYP="Flat Field", EXPTIME=3.0 + i, RAWFILE=f"flat{i}.fit", **keywords)
+              for i, level in enumerate(levels)]
     return images, truth / raw.good_level(truth)
 
 
@@ -74,7 +75,7 @@ def test_clipped_mean_is_the_slow_one_and_sees_every_outlier(n):
     stack = rng.normal(1000, 10, (n, 24, 600)).astype("f4")
     hit = np.argsort(rng.random(stack[0].size))[:300]
     stack.reshape(n, -1)[rng.integers(0, n, 300), hit] += rng.uniform(100, 30000, 300).astype("f4")
-    value, error, count = clip.clipped_mean(stack)
+    value, _, count = clip.clipped_mean(stack)
     slow = np.array([slow_mean(v, 10.0, 4.0)[0] for v in stack.reshape(n, -1).T])
     assert np.mean(np.abs(value.ravel() - slow) > 1e-3) < 0.003  # a value within a few per cent of 4 sigma
     assert np.all(count.ravel()[hit] < n) and np.abs(value.ravel()[hit] - 1000).max() < 60 / np.sqrt(n)
@@ -171,14 +172,17 @@ def test_frames_that_do_not_belong_are_named():
         header.setdefault("YBINNING", 1)
     (data, header), _ = combine(images)
     why = dict(entry.split(": ", 1) for entry in left_out(header))
-    assert header["NCOMBINE"] == 3 and set(why) == {"bias1.fit", "high.fit", "dark.fit", "bias4.fit", "bias5.fit", "small.fit", "flat.fit"}
+    assert header["NCOMBINE"] == 3
+    assert set(why) == {"bias1.fit", "high.fit", "dark.fit", "bias4.fit", "bias5.fit", "small.fit", "flat.fit"}
     assert "light leak" in why["bias1.fit"] and "level 101" in why["high.fit"] and "8 sigma above" in why["dark.fit"]
-    assert why["bias4.fit"] == "IMAGETYP says dark" and "binning 2x2" in why["bias5.fit"] and "size 64x64" in why["small.fit"]
+    assert why["bias4.fit"] == "IMAGETYP says dark" and "binning 2x2" in why["bias5.fit"]
+    assert "size 64x64" in why["small.fit"]
     assert abs(data.mean() - 1000) < 0.5
 
 
 def test_drift_is_kept():
-    images = [frame(1000 + 2.0 * i + 10 * np.random.default_rng(i).standard_normal(SHAPE), IMAGETYP="zero") for i in range(20)]
+    rng = np.random.default_rng(1)
+    images = [frame(1000 + 2.0 * i + 10 * rng.standard_normal(SHAPE), IMAGETYP="zero") for i in range(20)]
     (_, header), _ = combine(images)
     assert header["NCOMBINE"] == 20
 
@@ -267,7 +271,7 @@ def test_refusals_and_ugly_input():
     (data, _), planes = combine(images)
     assert np.isfinite(data[3, 3]) and np.isfinite(data[7, 7]) and np.isnan(data[5, 5])
     assert planes["MASK"][5, 5] == BAD | NODATA and np.count_nonzero(planes["MASK"]) == 1
-    (data, header), _ = combine([(np.full((1, 3), 7), {}), (np.full((1, 3), 7), {})], kind="bias")
+    (data, header), _ = combine([(np.full((1, 3), 7), fits.Header()), (np.full((1, 3), 7), fits.Header())], kind="bias")
     assert data.tolist() == [[7, 7, 7]] and header["NOISE"] >= 0
 
 
@@ -333,7 +337,7 @@ def test_flats_of_all_levels_with_bias():
     assert abs(np.median(residual)) < 3e-3 and raw.spread(residual) == pytest.approx(0.0021, rel=0.3)
     assert np.median(planes["UNCERT"] / data) == pytest.approx(raw.spread(residual), rel=0.2)
     assert header["NCOMBINE"] == 9 and header["BIASSUB"] is True and header["FILTER"] == "R"
-    assert header["FLATNORM"] == pytest.approx(raw.good_level(truth) * 9 / np.sum(1 / np.linspace(18000, 30000, 9)), rel=0.25)
+    assert header["FLATNORM"] == pytest.approx(9 / np.sum(1 / np.linspace(18000, 30000, 9)), rel=0.25)
     assert data[:, 160].min() > 0.5 and raw.good_level(data) == pytest.approx(1, abs=2e-3)
 
 
@@ -344,8 +348,9 @@ def test_flat_pattern_against_ccdproc():
     images, _ = flats([18000, 24000, 30000, 21000, 27000])
     (data, _), _ = combine(images, bias=bias)
     ccds = [ccdproc.subtract_bias(CCDData(d.astype("f4"), unit="adu"), CCDData(bias[0], unit="adu")) for d, _ in images]
-    theirs = ccdproc.combine(ccds, method="average", scale=lambda a: 1 / np.median(a), sigma_clip=True, sigma_clip_low_thresh=5,
-                             sigma_clip_high_thresh=5, sigma_clip_func=np.ma.median, sigma_clip_dev_func="mad_std").data
+    theirs = ccdproc.combine(ccds, method="average", scale=lambda a: 1 / np.median(a), sigma_clip=True,
+                             sigma_clip_low_thresh=5, sigma_clip_high_thresh=5, sigma_clip_func=np.ma.median,
+                             sigma_clip_dev_func="mad_std").data
     ratio = data / theirs
     assert np.std(ratio / np.median(ratio)) < 1e-3
 
@@ -353,7 +358,7 @@ def test_flat_pattern_against_ccdproc():
 def test_flats_that_do_not_belong():
     bias, _ = combine(biases(20))
     images, truth = flats([20000] * 8)
-    y, x = np.mgrid[:SHAPE[0], :SHAPE[1]]
+    x = np.arange(SHAPE[1])
     images[0] = frame(np.minimum(1000 + truth * 90000, 61000), IMAGETYP="Flat Field", FILTER="R", RAWFILE="full.fit")
     images[1] = frame(images[1][0] * (1 + 0.3 * x / 320), IMAGETYP="Flat Field", FILTER="R", RAWFILE="cloud.fit")
     images[2] = frame(biases(1)[0][0], IMAGETYP="Flat Field", FILTER="R", RAWFILE="bias.fit")
@@ -391,6 +396,7 @@ def test_a_dark_with_bias_cannot_be_scaled_without_one():
 
 
 def test_kinds_in_all_spellings():
-    for word, kind in (("Light Frame", "light"), ("BIAS", "bias"), ("zero", "bias"), ("Dark Frame", "dark"), ("Flat Field", "flat"),
-                       ("FLAT", "flat"), ("Master_Dark", "dark"), ("Sky-Flat", "flat"), ("nonsense", None), ("", None)):
+    for word, kind in (("Light Frame", "light"), ("BIAS", "bias"), ("zero", "bias"), ("Dark Frame", "dark"),
+                       ("Flat Field", "flat"), ("FLAT", "flat"), ("Master_Dark", "dark"), ("Sky-Flat", "flat"),
+                       ("nonsense", None), ("", None)):
         assert belong.kind_of({"IMAGETYP": word}) == kind
