@@ -74,7 +74,7 @@ def test_trailed_and_misplaced():
     good = [light(f"g{i}", seed=i) for i in range(3)]
     assert verdicts([*good, light("t", ellipticity=0.404)])[-1] == "reject"
     assert verdicts([light("t", ellipticity=0.404)]) == ["reject"]
-    assert "trailed" in quality([*good, light("t", ellipticity=0.3)])["reason"][-1]
+    assert "trailed" in quality([*good, light("t", ellipticity=0.33)])["reason"][-1]
     assert verdicts([*good, light("t", ellipticity=0.2)])[-1] == "accept"
     assert "astrometric" in quality([*good, light("w", WCSRMS=2.0, WCSRMSPX=2.0)])["reason"][-1]
 
