@@ -40,61 +40,38 @@ def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4,
     stars = int(max(star.max(initial=-1), anchors["star"].max(initial=-1))) + 1
     anchor = np.stack(wcs.project(anchors["ra"], anchors["dec"], origin)) / unit
     robust, robust_anchor = np.ones(len(star)), np.ones(len(anchors["star"]))
+    first = 6 * n + k * np.array([kinds.index(g) for g in groups])
     for _ in range(rounds):
         place, jacobian = _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
-        weight = robust / seen["sigma"] ** 2
-        weight_a = robust_anchor / anchors["sigma"] ** 2
-        total = np.bincount(star, weight, stars) + np.bincount(anchors["star"], weight_a, stars)
-        mean = np.stack(
-            [
-                np.bincount(star, weight * place[i], stars) + np.bincount(anchors["star"], weight_a * anchor[i], stars)
-                for i in range(2)
-            ]
-        ) / np.maximum(total, 1e-30)
+        weight, weight_a = robust / seen["sigma"] ** 2, robust_anchor / anchors["sigma"] ** 2
+        mean, total = _means(star, place, weight, anchors["star"], anchor, weight_a, stars)
         rest, rest_a = place - mean[:, star], anchor - mean[:, anchors["star"]]
         robust, robust_anchor = _trust(rest, seen["sigma"]), _trust(rest_a, anchors["sigma"])
-        # derivatives belong at the stars' mean places: at the measured ones, a smaller scale would seem to
-        # lower the noise
+        # derivatives at the stars' mean places: at the measured ones, a smaller scale would seem to lower the noise
         back_u, back_v = np.array([u, v]) - np.einsum("nij,jn->in", np.linalg.inv(jacobian)[frame], rest) / h[frame]
-        step = _solve(
-            rest,
-            weight,
-            total,
-            frame,
-            star,
-            back_u,
-            back_v,
-            basis(model, back_u, back_v),
-            jacobian,
-            groups,
-            kinds,
-            solutions,
-            h,
-            n,
-            k,
-            stars,
-            coefficients,
-            reference,
-            len(anchors["star"]),
-            origin,
-            unit,
-        )
+        rows = _rows(frame, back_u, back_v, basis(model, back_u, back_v), jacobian, first, n, 6 * n + k * len(kinds))
+        normal, right = _normal(rows, rest, weight, total, star)
+        _priors(normal, right, jacobian, h, coefficients, kinds, reference, len(anchors["star"]))
+        step = np.linalg.solve(normal, right)
         for f in range(n):
             _move(solutions[f], step[6 * f : 6 * f + 6], origin, unit, h[f])
         for g, kind in enumerate(kinds):
             coefficients[kind] = coefficients[kind] + step[6 * n + g * k : 6 * n + (g + 1) * k]
     place, _ = _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
     weight = robust / seen["sigma"] ** 2
-    total = np.bincount(star, weight, stars) + np.bincount(anchors["star"], weight_a, stars)
-    mean = np.stack(
-        [
-            np.bincount(star, weight * place[i], stars) + np.bincount(anchors["star"], weight_a * anchor[i], stars)
-            for i in range(2)
-        ]
-    ) / np.maximum(total, 1e-30)
+    mean, _ = _means(star, place, weight, anchors["star"], anchor, weight_a, stars)
     for s, g, half in zip(solutions, groups, h):
         s["a"], s["b"] = sip(model, coefficients[g], half)
     return solutions, coefficients, place - mean[:, star]
+
+
+def _means(star, place, weight, star_a, anchor, weight_a, stars):
+    """The weighted mean place of each star, its catalogue place included, and the sum of the weights."""
+    total = np.bincount(star, weight, stars) + np.bincount(star_a, weight_a, stars)
+    sums = [
+        np.bincount(star, weight * p, stars) + np.bincount(star_a, weight_a * a, stars) for p, a in zip(place, anchor)
+    ]
+    return np.stack(sums) / np.maximum(total, 1e-30), total
 
 
 def _trust(rest, sigma):
@@ -124,58 +101,37 @@ def _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
     return place, np.array(jacobian)
 
 
-def _solve(
-    rest,
-    weight,
-    total,
-    frame,
-    star,
-    u,
-    v,
-    phi,
-    jacobian,
-    groups,
-    kinds,
-    solutions,
-    h,
-    n,
-    k,
-    stars,
-    coefficients,
-    reference,
-    anchored,
-    origin,
-    unit,
-):
-    """The step of all unknowns: 6 a frame (place of its centre, and its matrix times half a frame), then the
-    distortion's."""
-    unknowns = 6 * n + k * len(kinds)
-    where = 6 * n + k * np.array([kinds.index(g) for g in groups])
-    normal, right = np.zeros((unknowns, unknowns)), np.zeros(unknowns)
-    one = np.ones(len(u))
+def _rows(frame, u, v, phi, jacobian, first, n, unknowns):
+    """d(place) / d(unknowns), for both axes: 6 a frame (place of its centre, its matrix times half a frame), and the
+    distortion's, which begin at the column first[frame]."""
+    rows, index = np.zeros((2, len(u), unknowns)), np.arange(len(u))
     for axis in range(2):
-        rows = np.zeros((len(u), unknowns))
-        index = np.arange(len(u))
-        for j, value in enumerate((one, u, v)):
-            rows[index, 6 * frame + 3 * axis + j] = value
+        for j, value in enumerate((1.0, u, v)):
+            rows[axis, index, 6 * frame + 3 * axis + j] = value
         warp = np.einsum("ni,ikn->nk", jacobian[frame][:, axis, :], phi)
-        for j in range(k):
-            rows[index, where[frame] + j] = warp[:, j]
-        # minus the star's mean: sum w r r' - (sum w r)(sum w r)' / sum w, star by star
-        weighted = rows * weight[:, None]
-        order = np.argsort(star, kind="stable")
-        starts = np.flatnonzero(np.diff(star[order], prepend=-1))
+        for j in range(warp.shape[1]):
+            rows[axis, index, first[frame] + j] = warp[:, j]
+    return rows
+
+
+def _normal(rows, rest, weight, total, star):
+    """The normal equations, star places eliminated: sum w r r' - (sum w r)(sum w r)' / sum w, star by star."""
+    order = np.argsort(star, kind="stable")
+    starts = np.flatnonzero(np.diff(star[order], prepend=-1))
+    per_star = total[star[order][starts]][:, None]
+    normal, right = np.zeros((rows.shape[2],) * 2), np.zeros(rows.shape[2])
+    for row, r in zip(rows, rest):
+        weighted = row * weight[:, None]
         sums = np.add.reduceat(weighted[order], starts, axis=0)
-        per_star = total[star[order][starts]]
-        normal += rows.T @ weighted - (sums / per_star[:, None]).T @ sums
-        right -= weighted.T @ rest[axis]
-    _priors(normal, right, solutions, jacobian, h, coefficients, kinds, n, k, reference, anchored)
-    return np.linalg.solve(normal, right)
+        normal += row.T @ weighted - (sums / per_star).T @ sums
+        right -= weighted.T @ r
+    return normal, right
 
 
-def _priors(normal, right, solutions, jacobian, h, coefficients, kinds, n, k, reference, anchored):
+def _priors(normal, right, jacobian, h, coefficients, kinds, reference, anchored):
     """What is known beforehand: pixels are nearly square (to 1e-3), distortion is below some ten pixels, and the
-    reference frame stays where it was in the directions that nothing else fixes."""
+    reference frame stays where it was in the directions that nothing else fixes (in place)."""
+    n, k = len(jacobian), len(coefficients[kinds[0]])
 
     def add(columns, values, target, sigma):
         for i, a in zip(columns, values):

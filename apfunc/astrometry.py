@@ -96,7 +96,8 @@ def _first(f, known, base):
     )
     if found is None:
         raise ValueError(
-            f"no match of its {len(u)} stars with the field catalogue is beyond chance (cloud, trailing, or another field?)"
+            f"no match of its {len(u)} stars with the field catalogue is beyond chance "
+            "(cloud, trailing, or another field?)"
         )
     t = found[0]
     crval = tuple(float(c) for c in wcs.deproject(t[0, 2] * known["unit"], t[1, 2] * known["unit"], base["crval"]))

@@ -64,6 +64,7 @@ def solve_field(stars, timeout=60.0, program="solve-field"):
     import signal
     import subprocess
     import tempfile
+
     from astropy.io import fits
     from astropy.table import Table
 

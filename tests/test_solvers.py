@@ -1,4 +1,5 @@
-"""Solvers of others, stood in for by small programs and a local server: what is asked, what is understood, and how long it may take."""
+"""Solvers of others, stood in for by small programs and a local server: what is asked, what is understood, and how
+long it may take."""
 
 import json
 import stat
@@ -18,13 +19,26 @@ from apfunc.field import field
 
 
 def truth():
-    return {"crval": (100.0, 20.0), "crpix": (99.5, 49.5), "cd": np.array([[-2e-4, 1e-5], [1e-5, 2e-4]]), "a": None, "b": None}
+    return {
+        "crval": (100.0, 20.0),
+        "crpix": (99.5, 49.5),
+        "cd": np.array([[-2e-4, 1e-5], [1e-5, 2e-4]]),
+        "a": None,
+        "b": None,
+    }
 
 
 def stars(n=30):
     rng = np.random.default_rng(1)
-    return {"x": rng.uniform(0, 200, n), "y": rng.uniform(0, 100, n), "flux": np.ones(n), "shape": (100, 200), "scale": 0.72, "pointing": (100.1, 20.0),
-            "solutions": []}
+    return {
+        "x": rng.uniform(0, 200, n),
+        "y": rng.uniform(0, 100, n),
+        "flux": np.ones(n),
+        "shape": (100, 200),
+        "scale": 0.72,
+        "pointing": (100.1, 20.0),
+        "solutions": [],
+    }
 
 
 def header():
@@ -44,12 +58,16 @@ def program(folder, text):
 
 def test_solve_field_gets_the_list_and_its_answer_is_read(tmp_path):
     header().totextfile(tmp_path / "answer.txt")
-    answer = program(tmp_path, f"""import sys, json
+    answer = program(
+        tmp_path,
+        f"""import sys, json
 from astropy.io import fits
-json.dump([sys.argv[1:], [float(v) for v in fits.getdata(sys.argv[1], 1)["X"]]], open({str(tmp_path / 'asked.json')!r}, "w"))
-header = fits.Header.fromtextfile({str(tmp_path / 'answer.txt')!r})
+x = [float(v) for v in fits.getdata(sys.argv[1], 1)["X"]]
+json.dump([sys.argv[1:], x], open({str(tmp_path / "asked.json")!r}, "w"))
+header = fits.Header.fromtextfile({str(tmp_path / "answer.txt")!r})
 fits.PrimaryHDU(header=header).writeto(sys.argv[1].replace(".xyls", ".wcs"))
-""")
+""",
+    )
     solution, source = solvers.solve_field(stars(), 30.0, answer)
     assert off(solution) < 1e-6 and "solve-field" in source and solution["crpix"] == tie.centre((100, 200))
     asked, x = json.loads((tmp_path / "asked.json").read_text())
@@ -107,11 +125,17 @@ def nova():
         def do_GET(self):
             log["asked"].append((self.path, None))
             waiting = sum(p == self.path for p, _ in log["asked"]) < 2
-            self.reply({"/api/submissions/7": {"jobs": [None] if waiting else [9]}, "/api/jobs/9": {"status": log["status"]},
-                        "/wcs_file/9": header().tostring().encode()}[self.path])
+            self.reply(
+                {
+                    "/api/submissions/7": {"jobs": [None] if waiting else [9]},
+                    "/api/jobs/9": {"status": log["status"]},
+                    "/wcs_file/9": header().tostring().encode(),
+                }[self.path]
+            )
 
         def log_message(self, *args):
             pass
+
     httpd = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     yield f"http://127.0.0.1:{httpd.server_port}", log
@@ -134,7 +158,7 @@ def test_nova_that_fails_or_never_ends(nova):
     start = time.monotonic()
     assert solvers.nova(stars(), "secret", 1.0, url, pause=0.1) is None
     assert time.monotonic() - start < 4
-    assert sum(path == "/api/upload" for path, _ in log["asked"]) == 2     # one submission a call, never again
+    assert sum(path == "/api/upload" for path, _ in log["asked"]) == 2  # one submission a call, never again
     assert solvers.nova(stars(), "secret", 5.0, "http://127.0.0.1:1") is None
 
 
@@ -149,7 +173,12 @@ def test_the_field_uses_a_solver_when_nothing_else_is_known():
     def solver(asked):
         assert asked["pointing"] is None and asked["scale"] is None and len(asked["x"]) > 50
         best = max(made, key=lambda m: -abs(m[0]["x"][0] - asked["x"][0]) - abs(m[0]["y"][0] - asked["y"][0]))
-        return dict(best[1], a=None, b=None, crval=(best[1]["crval"][0] + 3 / 3600, best[1]["crval"][1])), "a friend", catalog(sky_stars)
+        return (
+            dict(best[1], a=None, b=None, crval=(best[1]["crval"][0] + 3 / 3600, best[1]["crval"][1])),
+            "a friend",
+            catalog(sky_stars),
+        )
+
     found = field([t for t, _ in made], solver=solver)
     assert found.meta["TIE"] == "a friend + test catalogue"
     assert all(solved(t, found, truth_, SHAPE)[0] < 0.05 for t, truth_ in made)
@@ -161,12 +190,15 @@ def test_solve_field_itself_on_a_real_sky():
     import shutil
 
     from apfunc import catalog as catalogs
+
     known = catalogs.tycho2(100.0, 20.0, 1.2)
     if known is None or shutil.which("solve-field") is None:
         pytest.skip("no solve-field with Tycho-2 index files here")
     real = np.asarray(known["ra"]), np.asarray(known["dec"]), np.asarray(known["mag"]) + 2, 0
     table, truth_ = frame(real, (100.0, 20.0), spurious=0.1, warp=1.0, scale=4.5)
-    import apfunc.field as internals
-    listed = internals._tie_list(internals._register([internals._frame(table)], []))
+    from apfunc import field as module
+    from apfunc import register
+
+    listed = module._tie_list(register.register([register.frame_of(table)], []))
     solution, _ = solvers.solve_field(listed, 60.0)
     assert wcs.distance(*wcs.sky(solution, 500.0, 400.0), *wcs.sky(truth_, 500.0, 400.0)) * 3600 < 9

@@ -1,0 +1,47 @@
+"""The fluxes of a field's stars on one scale a filter, and the magnitude that goes with it."""
+
+import math
+
+import numpy as np
+
+from apfunc.register import DIRTY, SATURATED
+
+
+def fluxes(registered, frames, n):
+    """Median flux [adu/s] of each star in each filter, on the scale of the filter's most transparent frame; and their
+    meta."""
+    columns, meta = {}, {}
+    for k, name in enumerate(sorted({f["filter"] for f in registered})):
+        mine = [f for f in registered if f["filter"] == name]
+        rates = np.full((len(mine), n), np.nan)
+        for row, f in zip(rates, mine):
+            clean = (f["flags"] & (SATURATED | DIRTY)) == 0
+            row[f["star"][clean]] = f["flux"][clean] / f["exptime"]
+        ratio = np.ones(len(mine))
+        for r, row in enumerate(rates[1:], 1):
+            both = np.isfinite(row) & np.isfinite(rates[0])
+            brightest = np.flatnonzero(both)[np.argsort(-rates[0][both], kind="stable")][:100]
+            ratio[r] = np.median(row[brightest] / rates[0][brightest]) if len(brightest) else 1.0
+        rates *= (ratio.max() / ratio)[:, None]
+        some = np.isfinite(rates).any(axis=0)
+        columns[name] = np.full(n, np.nan)
+        columns[name][some] = np.nanmedian(rates[:, some], axis=0)
+        exposures = sorted(round(f["exptime"], 3) for f in frames if f["filter"] == name)
+        meta[f"FILT{k + 1}"] = name
+        meta[f"EXPR{k + 1}"] = max(set(exposures), key=lambda e: (exposures.count(e), e))
+        meta[f"NSEL{k + 1}"] = len(mine)
+    return columns, meta
+
+
+def zero_point(meta, k, mag, flux):
+    """MZPTk, MZPEk: magnitude of 1 adu/s from the stars with a magnitude and an unsaturated flux (3 at least),
+    clipped."""
+    both = np.isfinite(mag) & np.isfinite(flux) & (flux > 0)
+    if both.sum() < 3:
+        return
+    zero = mag[both] + 2.5 * np.log10(flux[both])
+    middle = np.median(zero)
+    spread = max(1.4826 * np.median(np.abs(zero - middle)), 0.02)
+    zero = zero[np.abs(zero - middle) < 3 * spread]
+    meta[f"MZPT{k}"] = float(np.mean(zero)) if len(zero) < 5 else float(np.median(zero))
+    meta[f"MZPE{k}"] = float(max(np.std(zero), 0.01) / math.sqrt(len(zero)))
