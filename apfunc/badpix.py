@@ -55,7 +55,7 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
 
 def _from_dark(out, dark, bias, sigma, hot, gain):
     """Hot: dark - bias > local median + max(sigma * scatter, hot * EXPTIME / gain)."""
-    (data, header), planes = dark
+    data, header = dark[0]
     if bias is not None and not header.get("BIASSUB", False):
         data = data - bias[0][0]
     exposure = number(header, "EXPTIME", "EXPOSURE")
@@ -117,8 +117,8 @@ def user_map(user, shape):
     for box in boxes:
         whole = len(box) == 4 and all(isinstance(n, int) and not isinstance(n, bool) for n in box)
         if not whole or not (1 <= box[0] <= box[1] <= ny and 1 <= box[2] <= box[3] <= nx):
-            raise ValueError(f"bad pixels {box} do not fit {nx} columns and {ny} rows; give [first row, last row, first "
-                             "column, last column] counted from 1")
+            raise ValueError(f"bad pixels {box} do not fit {nx} columns and {ny} rows; give [first row, last row, "
+                             "first column, last column] counted from 1")
         out[box[0] - 1:box[1], box[2] - 1:box[3]] |= USER
     return out
 
@@ -159,8 +159,8 @@ def _header(out, masters, sigma, hot, dead):
         if values:
             header[name] = values[0]
     for name, bit, what in (("NHOT", HOT, "hot pixels"), ("NDEAD", DEAD, "pixels of wrong sensitivity"),
-                            ("NCOLUMN", COLUMN, "pixels in bad columns and rows"), ("NUNSTABL", UNSTABLE, "unstable pixels"),
-                            ("NUSER", USER, "pixels on the user's list"), ("NBAD", 255, "bad pixels in all")):
+                            ("NCOLUMN", COLUMN, "pixels in bad columns and rows"),
+                            ("NUNSTABL", UNSTABLE, "unstable pixels"), ("NUSER", USER, "pixels on the user's list"), ("NBAD", 255, "bad pixels in all")):
         header[name] = (int(np.count_nonzero(out & bit)), what)
     history(header, "badpix", masters=len(masters), sigma=float(sigma), hot=float(hot), dead=float(dead))
     return header

@@ -3,8 +3,8 @@
     L   positive Laplacian of the twice subsampled frame      N = sqrt(median5 + readnoise^2)
     S = L / 2N        S' = S - median5(S)        F = median3 - median7(median3)
 
-A pixel is hit where S' > sigma and S' > contrast * F / N; then its neighbours are hit where S' > sigma, and theirs where
-S' > sigfrac * sigma.  The hits are smoothed away and the search repeated.  All in electrons, with the sky left in.
+A pixel is hit where S' > sigma and S' > contrast * F / N; then its neighbours are hit where S' > sigma, and theirs
+where S' > sigfrac * sigma.  The hits are smoothed away and the search repeated.  All in electrons, with the sky left in.
 """
 
 import numpy as np
@@ -73,8 +73,8 @@ def star_contrast(fwhm):
 
 
 def frame_contrast(electrons, look, readnoise, scratch):
-    """The contrast that the frame's own stars ask for: MARGIN times the lower quartile of that of the peaks with plenty of
-    fine structure (F > 10), which are stars and a few fat hits; between LEAST and 5, which it is without 5 such peaks."""
+    """The contrast that the frame's own stars ask for: MARGIN times the lower quartile of that of the peaks with plenty
+    of fine structure (F > 10), which are stars and a few fat hits; between LEAST and 5, and 5 without 5 such peaks."""
     window = electrons.ravel()[look[:, None] + _offsets(1, electrons)]
     peaks = look[window[:, 4] >= window.max(axis=1)]
     contrast, structure = _contrast_of(electrons, peaks, readnoise, scratch)

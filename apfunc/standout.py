@@ -18,8 +18,8 @@ def residual(data):
 
 
 # Compare-exchange steps that bring the median of nine values to place 4 (Smith 1996, "Implementing median filters").
-MEDIAN9 = ((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3), (5, 8), (4, 7), (3, 6), (1, 4),
-           (2, 5), (4, 7), (4, 2), (6, 4), (4, 2))
+MEDIAN9 = ((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3), (5, 8), (4, 7), (3, 6),
+           (1, 4), (2, 5), (4, 7), (4, 2), (6, 4), (4, 2))
 
 
 def _running_median(data, axis):
@@ -105,8 +105,8 @@ def _steps(mean, limit, widest=4):
 
 
 def _extent(column, top, bottom, patience=10):
-    """First row, and row after the last, of the bad stretch of a column (its height is 1, that of good pixels 0) that has
-    its clearest part in rows top to bottom: outwards, as long as the sum of (height - 1/2) grows."""
+    """First row, and row after the last, of the bad stretch of a column (its height is 1, that of good pixels 0) that
+    has its clearest part in rows top to bottom: outwards, as long as the sum of (height - 1/2) grows."""
     score = np.clip(column, -1.5, 2.5) - 0.5
     middle = top + int(np.convolve(score[top:bottom], np.ones(9), "same").argmax())
 
