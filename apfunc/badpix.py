@@ -160,7 +160,8 @@ def _header(out, masters, sigma, hot, dead):
             header[name] = values[0]
     for name, bit, what in (("NHOT", HOT, "hot pixels"), ("NDEAD", DEAD, "pixels of wrong sensitivity"),
                             ("NCOLUMN", COLUMN, "pixels in bad columns and rows"),
-                            ("NUNSTABL", UNSTABLE, "unstable pixels"), ("NUSER", USER, "pixels on the user's list"), ("NBAD", 255, "bad pixels in all")):
+                            ("NUNSTABL", UNSTABLE, "unstable pixels"), ("NUSER", USER, "pixels on the user's list"),
+                            ("NBAD", 255, "bad pixels in all")):
         header[name] = (int(np.count_nonzero(out & bit)), what)
     history(header, "badpix", masters=len(masters), sigma=float(sigma), hot=float(hot), dead=float(dead))
     return header

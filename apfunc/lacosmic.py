@@ -4,7 +4,8 @@
     S = L / 2N        S' = S - median5(S)        F = median3 - median7(median3)
 
 A pixel is hit where S' > sigma and S' > contrast * F / N; then its neighbours are hit where S' > sigma, and theirs
-where S' > sigfrac * sigma.  The hits are smoothed away and the search repeated.  All in electrons, with the sky left in.
+where S' > sigfrac * sigma.  The hits are smoothed away and the search repeated.  All in electrons, with the
+sky left in.
 """
 
 import numpy as np

@@ -196,7 +196,8 @@ def test_user_list_adds_to_what_is_found():
 
 
 @pytest.mark.parametrize("user", [{"bad_columns": [0]}, {"bad_rows": [21]}, {"bad_rectangles": [[1, 2, 3]]},
-                                  {"bad_columns": ["a"]}, {"bad_rectangles": [[2, 1, 1, 1]]}, {"columns": [1]}, [1, 2], {"bad_columns": [True]},
+                                  {"bad_columns": ["a"]}, {"bad_rectangles": [[2, 1, 1, 1]]}, {"columns": [1]}, [1, 2],
+                                  {"bad_columns": [True]},
                                   {"bad_columns": 7}, {"bad_rectangles": [3]}])
 def test_user_list_that_is_wrong(user):
     with pytest.raises(ValueError, match="bad"):
