@@ -12,7 +12,7 @@ import numpy as np
 from apfunc import common, merge, stacked
 from apfunc import header as hdr
 
-MEMORY = 160e6  # [byte] of the frames' rows that are held at once
+MEMORY = 240e6  # [byte] of the frames' rows that are held at once
 TILE = 150000  # values of all frames in a tile: few enough for the processor's cache
 HARM = hdr.BAD | hdr.COSMIC | hdr.TRAIL | hdr.NODATA
 METHODS = ("auto", "clip", "winsor", "minmax", "median", "none")
@@ -44,7 +44,9 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
     Raises ValueError when there is no frame, when shapes or WCS differ, or an option makes no sense.
     """
     if reject not in METHODS or scale not in stacked.SCALES:
-        raise ValueError(f"no rejection {reject!r} or scale {scale!r}; choose {', '.join(METHODS)}; {', '.join(stacked.SCALES)}")
+        raise ValueError(
+            f"no rejection {reject!r} or scale {scale!r}; choose {', '.join(METHODS)}; {', '.join(stacked.SCALES)}"
+        )
     shape, count = _checked(images, weights, masks), len(images)
     frames = list(zip(images, weights or [None] * count, masks or [None] * count))
     facts = measure(frames, scale, sky)
@@ -66,13 +68,17 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
 def measure(frames, scale="auto", order=1):
     """What the bands need to know of the frames ((rows, header), weight, mask): a dict of arrays (frames, …).
 
-    scale, excess (of the measured variance over 1 / weight, at least 1), source (of the scale), reference (exposure), photon, slack, fwhm, level and noise (in the stack's units);
-    surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y, mesh_x; saturate: of the stack.
+    scale, its source and reference exposure; photon, excess and slack (see apfunc.merge); fwhm [pixel]; level and noise
+    in the stack's units; surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y, mesh_x;
+    saturate: of the stack.
     """
     headers = [header for (_, header), _, _ in frames]
     surveys = [common.survey(*_read(frame, slice(None))[::2]) for frame in frames]
     stars = common.choose(surveys, common.RADIUS)
-    found = [common.apertures(*_read(frame, slice(None))[::2], stars, s["noise"], common.RADIUS) for frame, s in zip(frames, surveys)]
+    found = [
+        common.apertures(*_read(frame, slice(None))[::2], stars, s["noise"], common.RADIUS)
+        for frame, s in zip(frames, surveys)
+    ]
     flux, error, cores = (np.stack(part) for part in zip(*found))
     factor, source, reference = stacked.scale(headers, *common.scales(flux, error), scale)
     noise, level = (np.array([s[key] for s in surveys]) for key in ("noise", "level"))
@@ -84,9 +90,22 @@ def measure(frames, scale="auto", order=1):
     saturate = [hdr.number(h, "SATURATE") for h in headers]
     saturate = None if None in saturate else float((np.array(saturate) * factor - surface[:, 0, 0]).min())
     excess = np.array([_excess(frame, n / s) for frame, n, s in zip(frames, noise, factor)])
-    return {"scale": factor, "excess": excess, "source": source, "reference": reference, "photon": factor / gain, "noise": noise, "surface": surface,
-            "level": surface[:, 0, 0], "rest": common.calm(rest, noise), "mesh_y": surveys[0]["y"], "mesh_x": surveys[0]["x"],
-            "slack": merge.slacks(cores, noise), "fwhm": np.array([common.fwhm(c, n) for c, n in zip(cores, noise)]), "saturate": saturate}
+    return {
+        "scale": factor,
+        "excess": excess,
+        "source": source,
+        "reference": reference,
+        "photon": factor / gain,
+        "noise": noise,
+        "surface": surface,
+        "level": surface[:, 0, 0],
+        "rest": common.calm(rest, noise),
+        "mesh_y": surveys[0]["y"],
+        "mesh_x": surveys[0]["x"],
+        "slack": merge.slacks(cores, noise),
+        "fwhm": np.array([common.fwhm(c, n) for c, n in zip(cores, noise)]),
+        "saturate": saturate,
+    }
 
 
 def _excess(frame, noise):
@@ -94,12 +113,14 @@ def _excess(frame, noise):
     (rows, _), weight, _ = frame
     if weight is None:
         return 1.0
-    some = np.concatenate([np.asarray(weight[r:r + 1], "f4").ravel() for r in range(0, rows.shape[0], 1 + rows.shape[0] // 32)])
+    some = np.concatenate(
+        [np.asarray(weight[r : r + 1], "f4").ravel() for r in range(0, rows.shape[0], 1 + rows.shape[0] // 32)]
+    )
     return max(1.0, noise**2 * float(np.median(some[some > 0]))) if (some > 0).any() else 1.0
 
 
 def _band(frames, facts, top, bottom, shape, method, sigma):
-    """Rows top … bottom of the stack: data, weight, and sums of weight, pixels and outliers of each frame (3, frames)."""
+    """Rows top … bottom of the stack: data, weight, and (3, frames): sums of weight, pixels and outliers."""
     first, last = max(top - merge.HALO, 0), min(bottom + merge.HALO, shape[0])
     count, mesh = len(frames), (facts["mesh_y"], facts["mesh_x"], first, last, shape[1])
     d, w = np.empty((2, count, last - first, shape[1]), "f4")
@@ -108,16 +129,16 @@ def _band(frames, facts, top, bottom, shape, method, sigma):
         values, plane, bits[k] = _read(frame, slice(first, last))
         np.multiply(values, np.float32(facts["scale"][k]), out=d[k])
         d[k] -= common.evaluate(facts["surface"][k], *mesh)
-        w[k] = 1 / facts["noise"][k]**2 if plane is None else plane * np.float32(1 / facts["scale"][k]**2)
-    rest = None if facts["rest"] is None else common.between(facts["rest"], *mesh)
+        w[k] = 1 / facts["noise"][k] ** 2 if plane is None else plane * np.float32(1 / facts["scale"][k] ** 2)
+    rest = None if facts["rest"] is None else common.between(facts["rest"], *mesh)  # a function of columns
     data, weight, sums = np.empty(d.shape[1:], "f4"), np.empty(d.shape[1:], "f4"), np.zeros((3, count))
     wide = max(64, TILE // (count * (last - first)))
     for left in range(0, shape[1], wide):
         a, b = max(left - merge.HALO, 0), min(left + wide + merge.HALO, shape[1])
         inner = slice(left - a, left - a + min(wide, shape[1] - left))
-        part = d[:, :, a:b], w[:, :, a:b], bits[:, :, a:b], None if rest is None else rest[:, :, a:b]
+        part = d[:, :, a:b], w[:, :, a:b], bits[:, :, a:b], None if rest is None else rest(a, b)
         value, total, *more = _tile(*part, facts, method, sigma)
-        data[:, left:left + wide], weight[:, left:left + wide] = value[:, inner], total[:, inner]
+        data[:, left : left + wide], weight[:, left : left + wide] = value[:, inner], total[:, inner]
         sums += more
     keep = slice(top - first, bottom - first)
     return data[keep], weight[keep], sums
@@ -131,7 +152,9 @@ def _tile(d, w, bits, rest, facts, method, sigma):
         good &= (bits & HARM) == 0
     whole = good.all()
     values, trusted = (d, w) if whole else (np.where(good, d, np.float32(0)), np.where(good, w, np.float32(0)))
-    value, total, out = merge.merge(values, trusted, good, rest, facts["photon"], facts["excess"], facts["slack"], sigma, method, facts["share"])
+    value, total, out = merge.merge(
+        values, trusted, good, rest, facts["photon"], facts["excess"], facts["slack"], sigma, method, facts["share"]
+    )
     bare = np.flatnonzero(~good.any(0)) if not whole else ()
     if len(bare):
         some, usable = d.reshape(len(d), -1)[:, bare], bits.reshape(len(d), -1)[:, bare]
@@ -142,7 +165,9 @@ def _tile(d, w, bits, rest, facts, method, sigma):
         value.ravel()[bare], total.ravel()[bare] = np.where(known > 0, mean, last), known
     full = np.flatnonzero(((bits & hdr.SATURATED) != 0).any(0)) if flagged else ()
     if len(full):
-        value.ravel()[full], total.ravel()[full] = _saturated(*(p.reshape(len(d), -1)[:, full] for p in (values, trusted, bits)), facts)
+        value.ravel()[full], total.ravel()[full] = _saturated(
+            *(p.reshape(len(d), -1)[:, full] for p in (values, trusted, bits)), facts
+        )
     inner = good.sum((1, 2))
     return value, total, trusted.sum((1, 2), dtype="f8"), inner, out.sum((1, 2))
 
@@ -160,7 +185,9 @@ def _saturated(d, w, bits, facts):
 
 def _fwhm(data, facts):
     """FWHM [pixel] of the stack's own stars, NaN when there are none."""
-    bits = None if facts["saturate"] is None else np.where(data >= facts["saturate"], np.uint8(hdr.SATURATED), np.uint8(0))
+    bits = (
+        None if facts["saturate"] is None else np.where(data >= facts["saturate"], np.uint8(hdr.SATURATED), np.uint8(0))
+    )
     found = common.survey(data, bits)
     *_, cores = common.apertures(data, bits, common.choose([found], common.RADIUS), found["noise"], common.RADIUS)
     return common.fwhm(cores, found["noise"])
@@ -172,7 +199,7 @@ def _shares(factors, seeing, fwhm):
     if share.shape != fwhm.shape or not (share >= 0).all() or not share.any():
         raise ValueError("factors must be one number of at least zero a frame, not all zero")
     if seeing and np.isfinite(fwhm).all():
-        share = share * (fwhm.min() / fwhm)**seeing
+        share = share * (fwhm.min() / fwhm) ** seeing
     return None if (share == share[0]).all() else share / share.max()
 
 
@@ -201,6 +228,8 @@ def _checked(images, weights, masks):
     for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2"):
         values = [hdr.number(header, key) for _, header in images]
         values = [v for v in values if v is not None]
-        if values and max(values) - min(values) > 1e-7 * max(1, max(map(abs, values))) * (1e-4 if key[:2] == "CD" else 1):
+        if values and max(values) - min(values) > 1e-7 * max(1, max(map(abs, values))) * (
+            1e-4 if key[:2] == "CD" else 1
+        ):
             raise ValueError(f"the frames lie on different grids ({key} differs); resample all to one grid")
     return shape

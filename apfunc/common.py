@@ -4,8 +4,8 @@ With I_k the frame k, s_k its factor and o_k(x, y) its sky, the frames
 
     s_k * I_k - o_k
 
-are alike but for noise, seeing and outliers.  s_k follows from the same stars in all frames; o_k is the sky's level plus
-a low polynomial of the *difference* between the frame and the mean of all, so that no nebula is taken for sky.
+are alike but for noise, seeing and outliers.  s_k follows from the same stars in all frames; o_k is the sky's level
+plus a low polynomial of the *difference* between the frame and the mean of all, so that no nebula is taken for sky.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ CORE = 7  # [pixel] half width of the cut-outs in which frames of different seei
 
 
 def survey(data, bits):
-    """Sky mesh and bright peaks of a frame: a dict of y, x, sky, rms (mesh), level, noise [adu], and peaks (y, x, height).
+    """Sky mesh and bright peaks of a frame: a dict of y, x, sky, rms (mesh), level, noise [adu], peaks (y, x, height).
 
     data: float32, NaN where there is none; bits: uint8 mask or None.  Raises ValueError when nothing is there.
     """
@@ -30,7 +30,15 @@ def survey(data, bits):
     if not np.isfinite(sky).any():
         raise ValueError("no pixel with a value; leave the frame out")
     level, noise = float(np.nanmedian(sky)), max(float(np.nanmedian(rms)), 1e-6)
-    return {"y": y, "x": x, "sky": sky, "rms": rms, "level": level, "noise": noise, "peaks": peaks(data, bad, level, noise)}
+    return {
+        "y": y,
+        "x": x,
+        "sky": sky,
+        "rms": rms,
+        "level": level,
+        "noise": noise,
+        "peaks": peaks(data, bad, level, noise),
+    }
 
 
 def peaks(data, bad, level, noise):
@@ -56,19 +64,23 @@ def choose(surveys, radius):
     chosen = np.empty((0, 2))
     for survey in sorted(surveys, key=lambda s: -len(s["peaks"])):
         found = survey["peaks"]
-        rival = (apart(found, found) < (1.5 * radius)**2) & (found[:, 2] > 0.03 * found[:, None, 2]) & ~np.eye(len(found), dtype=bool)
+        rival = (
+            (apart(found, found) < (1.5 * radius) ** 2)
+            & (found[:, 2] > 0.03 * found[:, None, 2])
+            & ~np.eye(len(found), dtype=bool)
+        )
         alone = found[~rival.any(1), :2][:STARS]
         if len(chosen) and len(found):
             if (apart(found, chosen) < 2**2).any(0).sum() >= 5:
                 continue
-            alone = alone[(apart(alone, chosen) > (3 * radius)**2).all(1)]
-        chosen = np.concatenate([chosen, alone])[:3 * STARS]
+            alone = alone[(apart(alone, chosen) > (3 * radius) ** 2).all(1)]
+        chosen = np.concatenate([chosen, alone])[: 3 * STARS]
     return chosen.astype(int)
 
 
 def apart(one, two):
     """Squared distances (len(one), len(two)) of the positions in the first two columns."""
-    return (one[:, 0, None] - two[:, 0])**2 + (one[:, 1, None] - two[:, 1])**2
+    return (one[:, 0, None] - two[:, 0]) ** 2 + (one[:, 1, None] - two[:, 1]) ** 2
 
 
 def apertures(data, bits, stars, noise, radius):
@@ -79,7 +91,7 @@ def apertures(data, bits, stars, noise, radius):
     half = radius + 5
     if not len(stars):
         return np.empty(0), np.empty(0), np.empty((0, 2 * CORE + 1, 2 * CORE + 1), "f4")
-    dy, dx = np.mgrid[-half:half + 1, -half:half + 1]
+    dy, dx = np.mgrid[-half : half + 1, -half : half + 1]
     distance = np.hypot(dy, dx)
     inside, ring = distance <= radius, (distance > radius + 1) & (distance <= half)
     y, x = stars[:, 0, None, None] + dy, stars[:, 1, None, None] + dx
@@ -92,7 +104,7 @@ def apertures(data, bits, stars, noise, radius):
         sky = nanmedian(window[:, ring])
         flux = (window[:, inside] - sky[:, None]).sum(1)
         error = noise * np.sqrt(inside.sum() * (1 + inside.sum() / ring.sum()))
-    core = window[:, half - CORE:half + CORE + 1, half - CORE:half + CORE + 1] - sky[:, None, None]
+    core = window[:, half - CORE : half + CORE + 1, half - CORE : half + CORE + 1] - sky[:, None, None]
     return np.where(flux > 5 * error, flux, np.nan), np.full(len(flux), error), core.astype("f4")
 
 
@@ -110,23 +122,25 @@ def scales(flux, error):
         middle = nanmedian(difference)
         wide = 1.4826 * nanmedian(np.abs(difference - middle[:, None]))
         keep = np.abs(difference - middle[:, None]) <= 3 * np.fmax(wide[:, None], spread) + 1e-9
-        weight = np.where(keep, 1 / (spread**2 + np.nan_to_num(wide[:, None])**2), 0)
+        weight = np.where(keep, 1 / (spread**2 + np.nan_to_num(wide[:, None]) ** 2), 0)
         total = weight.sum(1)
         step = np.where(total > 0, np.where(keep, difference * weight, 0).sum(1) / np.maximum(total, 1e-30), np.nan)
         shift = shift + np.nan_to_num(step)
         if np.nanmax(np.abs(step), initial=0) < 1e-6:
             break
-    shared = (np.isfinite(log) & (np.isfinite(log).sum(0) > 1)[None]).sum(1) if len(flux) > 1 else np.isfinite(log).sum(1)
+    shared = (
+        (np.isfinite(log) & (np.isfinite(log).sum(0) > 1)[None]).sum(1) if len(flux) > 1 else np.isfinite(log).sum(1)
+    )
     known = (total > 0) & (shared > 0)
     shift -= shift[known][0] if known.any() else 0
     return np.where(known, np.exp(shift), np.nan), np.where(known, 1 / np.sqrt(np.maximum(total, 1e-30)), np.nan)
 
 
 def skies(meshes, order=1):
-    """Sky surfaces of scaled meshes (frames, ny, nx): polynomials (frames, order + 1, order + 1), the level, rest meshes.
+    """Sky surfaces of scaled meshes (frames, ny, nx): coefficients (frames, order + 1, order + 1), and rest meshes.
 
-    With `order` None the surfaces are zero.  coefficients[k, i, j] goes with Y^i X^j, Y and X the mesh's indices from -1 to 1, terms with i + j <= order.  `rest`
-    is what a mesh has beyond its surface and the mean mesh.  NaN boxes say nothing.
+    coefficients[k, i, j] goes with Y^i X^j, i + j <= order, Y and X from -1 to 1 over the mesh; with `order` None they
+    are zero.  `rest` is what a mesh has beyond its surface and the mean mesh.  NaN boxes say nothing.
     """
     if order is None:
         return np.zeros((len(meshes), 1, 1)), meshes - nanmedian(meshes.transpose(1, 2, 0))
@@ -150,15 +164,17 @@ def skies(meshes, order=1):
 
 
 def calm(rest, noise):
-    """The rest meshes of `skies`, smoothed, 0 where unknown, float32; None when all are far below the noise (frames,)."""
+    """The rest meshes of `skies`, smoothed, 0 where unknown; None when all are far below the noise (frames,)."""
     rest = np.stack([background.median_filter(r, 3) for r in np.nan_to_num(rest)]).astype("f4")
     return rest if (np.abs(rest) > 0.15 * noise[:, None, None]).any() else None
 
 
 def evaluate(coefficients, mesh_y, mesh_x, first, last, columns):
     """A surface of `skies` on the rows first … last - 1 of an image of so many columns: float32 (rows, columns)."""
-    v, u = (2 * (at - ends[0]) / max(ends[-1] - ends[0], 1) - (1 if len(ends) > 1 else 0)
-            for at, ends in ((np.arange(first, last), mesh_y), (np.arange(columns), mesh_x)))
+    v, u = (
+        2 * (at - ends[0]) / max(ends[-1] - ends[0], 1) - (1 if len(ends) > 1 else 0)
+        for at, ends in ((np.arange(first, last), mesh_y), (np.arange(columns), mesh_x))
+    )
     down = (np.vander(v, len(coefficients), increasing=True) @ coefficients).astype("f4")
     out = np.repeat(down[:, :1], columns, axis=1)
     for j in range(1, len(coefficients)):
@@ -167,8 +183,12 @@ def evaluate(coefficients, mesh_y, mesh_x, first, last, columns):
 
 
 def between(meshes, mesh_y, mesh_x, first, last, columns):
-    """Meshes (frames, ny, nx), linear between their points, on the rows first … last - 1: float32."""
-    return hat(np.arange(first, last), mesh_y) @ meshes @ hat(np.arange(columns), mesh_x).T
+    """Meshes (frames, ny, nx), linear between their points, on the rows first … last - 1.
+
+    Returns a function of two columns a, b that gives float32 (frames, rows, b - a).
+    """
+    down, across = hat(np.arange(first, last), mesh_y) @ meshes, hat(np.arange(columns), mesh_x).T
+    return lambda a, b: down @ across[:, a:b]
 
 
 def hat(at, knots):
@@ -183,16 +203,16 @@ def fwhm(cores, noise):
     A parabola through log(value) at the pixels above a quarter of the peak, of stars that peak above 40 noise.
     """
     found = []
-    dy, dx = np.mgrid[-CORE:CORE + 1, -CORE:CORE + 1].astype(float)
+    dy, dx = np.mgrid[-CORE : CORE + 1, -CORE : CORE + 1].astype(float)
     for core in cores:
-        centre = core[CORE - 1:CORE + 2, CORE - 1:CORE + 2]
+        centre = core[CORE - 1 : CORE + 2, CORE - 1 : CORE + 2]
         if not np.isfinite(centre).all() or not centre.max() > 40 * noise:
             continue
         use = core > 0.25 * centre.max()
         if not 5 <= use.sum() <= 100:
             continue
         log, root = np.log(core[use]), core[use]
-        design = np.stack([np.ones(len(log)), dx[use], dy[use], -(dx[use]**2 + dy[use]**2)], 1)
+        design = np.stack([np.ones(len(log)), dx[use], dy[use], -(dx[use] ** 2 + dy[use] ** 2)], 1)
         width = np.linalg.lstsq(design * root[:, None], log * root, rcond=None)[0][3]
         if width > 0:
             found.append(np.sqrt(4 * np.log(2) / width))
@@ -219,6 +239,7 @@ def robust(design, values, start):
 def nanmedian(values):
     """Median along the last axis of what is finite; NaN where nothing is."""
     import warnings
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.nanmedian(values, axis=-1)

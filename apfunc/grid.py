@@ -32,7 +32,7 @@ def grid(headers, like=None, area="cover", scale=None, orientation="north"):
     ...                 CD1_1=-3e-4, CD1_2=0.0, CD2_1=0.0, CD2_2=3e-4, NAXIS1=1000, NAXIS2=800))
     >>> g = grid([h])
     >>> g["CRVAL1"], g["NAXIS1"], round(g["CD2_2"] * 3600, 6)
-    (10.0, 1024, 1.08)
+    (10.0, 1008, 1.08)
     """
     if area not in ("cover", "common") or orientation not in ("north", "reference"):
         raise ValueError("area is 'cover' or 'common', orientation is 'north' or 'reference'")
@@ -44,13 +44,19 @@ def grid(headers, like=None, area="cover", scale=None, orientation="north"):
     size = scale or float(f"{np.median([wcs.scale(s) for s, _ in frames]):.3g}")
     if not size > 0:
         raise ValueError("the scale of a grid must be above zero arcsec/pixel")
-    solution = {"crval": _centre(frames), "crpix": (0.0, 0.0), "cd": size / 3600 * _turn(frames, orientation), "a": None, "b": None}
+    solution = {
+        "crval": _centre(frames),
+        "crpix": (0.0, 0.0),
+        "cd": size / 3600 * _turn(frames, orientation),
+        "a": None,
+        "b": None,
+    }
     edges = [wcs.pixel(solution, *wcs.sky(s, *rim(shape))) for s, shape in frames]
     if not np.isfinite(edges).all():
         raise ValueError("the frames lie more than a quarter of the sky apart; give the frames of one target only")
     low = [np.floor(min(e[axis].min() for e in edges) / STEP) for axis in (0, 1)]
     high = [np.ceil(max(e[axis].max() for e in edges) / STEP) for axis in (0, 1)]
-    sky = sum(shape[0] * shape[1] * (wcs.scale(s) / size)**2 for s, shape in frames)
+    sky = sum(shape[0] * shape[1] * (wcs.scale(s) / size) ** 2 for s, shape in frames)
     if (high[0] - low[0]) * (high[1] - low[1]) * STEP**2 > min(LARGEST, EMPTIEST * (sky + 64 * STEP**2)):
         raise ValueError("the frames lie too far apart for one grid; leave out those solved wrongly, or give --scale")
     if area == "common":
@@ -71,7 +77,9 @@ def shape_of(header):
     """(rows, columns) from NAXIS2, NAXIS1 of a header, else ValueError."""
     columns, rows = hdr.number(header, "NAXIS1"), hdr.number(header, "NAXIS2")
     if not columns or not rows or columns < 1 or rows < 1:
-        raise ValueError("no image size with the WCS (looked for NAXIS1, NAXIS2); give an image or a grid of apfunc grid")
+        raise ValueError(
+            "no image size with the WCS (looked for NAXIS1, NAXIS2); give an image or a grid of apfunc grid"
+        )
     return int(rows), int(columns)
 
 
@@ -135,6 +143,7 @@ def _largest_rectangle(cells):
 
 def _header(solution, shape, area):
     from astropy.io.fits import Header
+
     header = Header()
     header["NAXIS"] = 2
     header["NAXIS1"], header["NAXIS2"] = (shape[1], "columns of the grid"), (shape[0], "rows of the grid")

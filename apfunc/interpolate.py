@@ -53,8 +53,8 @@ def coefficients(data, kernel, strip=64):
     out = np.empty((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD), "f4")
     rows, columns = (np.pad(np.arange(n), PAD + REACH, mode="reflect") for n in data.shape)
     for top in range(0, len(out), strip):
-        part = unspline(data[rows[top:top + strip + 2 * REACH]])
-        out[top:top + strip] = unspline(part.T[columns]).T
+        part = unspline(data[rows[top : top + strip + 2 * REACH]])
+        out[top : top + strip] = unspline(part.T[columns]).T
     return out
 
 
@@ -66,9 +66,9 @@ def unspline(values):
     """
     values = values * np.float32(-6 * POLE)
     for n in DILATIONS:
-        sides = values[:-2 * n] + values[2 * n:]
+        sides = values[: -2 * n] + values[2 * n :]
         sides *= np.float32(POLE**n)
-        values = np.float32(1 + POLE**(2 * n)) * values[n:-n]
+        values = np.float32(1 + POLE ** (2 * n)) * values[n:-n]
         values += sides
     return values
 
@@ -88,7 +88,7 @@ def sample(padded, y, x, kernel):
     for m, factor in enumerate(taps(down), PAD - 1 - before):
         line = 0
         for n, weight in enumerate(weights, PAD - 1 - before):
-            term = pixels[m * width + n:].take(start)
+            term = pixels[m * width + n :].take(start)
             term *= weight
             line = np.add(line, term, out=term)
         line *= factor
@@ -97,7 +97,7 @@ def sample(padded, y, x, kernel):
 
 
 def fill(data, bad, rounds=3):
-    """`data`, or where there are `bad` pixels a copy in which the `bad` pixels hold the weighted mean of the good ones in 5 x 5 pixels round them.
+    """`data` if no pixel is `bad`, else a copy in which these hold the weighted mean of the good ones in 5 x 5 round them.
 
     Repeated `rounds` times, from the rim of a hole inwards; what is left gets the median of the good pixels.
     """

@@ -23,10 +23,16 @@ def overlap(source, source_shape, target, shape):
     rows, columns = shape
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return 0, rows, 0, columns
-    box = (max(0, int(np.floor(y.min())) - 1), min(rows, int(np.ceil(y.max())) + 2),
-           max(0, int(np.floor(x.min())) - 1), min(columns, int(np.ceil(x.max())) + 2))
+    box = (
+        max(0, int(np.floor(y.min())) - 1),
+        min(rows, int(np.ceil(y.max())) + 2),
+        max(0, int(np.floor(x.min())) - 1),
+        min(columns, int(np.ceil(x.max())) + 2),
+    )
     if box[0] >= box[1] or box[2] >= box[3]:
-        raise ValueError("the frame does not touch the grid; check its solution, or take a grid made of this target's frames")
+        raise ValueError(
+            "the frame does not touch the grid; check its solution, or take a grid made of this target's frames"
+        )
     return box
 
 
@@ -38,8 +44,10 @@ def bands(source, target, box, fine=1):
     """
     top, bottom, left, right = box
     first_y, first_x = top - 2 * NODE, left - 2 * NODE
-    node_y, node_x = (first + NODE * np.arange((b - a) // NODE + 6) for first, a, b in
-                      ((first_y, top, bottom), (first_x, left, right)))
+    node_y, node_x = (
+        first + NODE * np.arange((b - a) // NODE + 6)
+        for first, a, b in ((first_y, top, bottom), (first_x, left, right))
+    )
     x, y = wcs.pixel(source, *wcs.sky(target, *np.meshgrid(node_x, node_y)))
     x, y = (np.clip(np.nan_to_num(v, nan=FAR), -FAR, FAR) for v in (x, y))
     (x_y, x_x), (y_y, y_x) = np.gradient(x, NODE), np.gradient(y, NODE)
@@ -49,15 +57,29 @@ def bands(source, target, box, fine=1):
     across = [cubic(np.arange(left, right) + o, first_x, len(node_x)).T for o in offsets]
     down = [cubic(np.arange(top, bottom) + o, first_y, len(node_y)) for o in offsets]
     lines = [(y @ a, x @ a) for a in across]
-    middle_across, middle_down = (across[0], down[0]) if fine == 1 else (
-        cubic(np.arange(left, right), first_x, len(node_x)).T, cubic(np.arange(top, bottom), first_y, len(node_y)))
+    middle_across, middle_down = (
+        (across[0], down[0])
+        if fine == 1
+        else (
+            cubic(np.arange(left, right), first_x, len(node_x)).T,
+            cubic(np.arange(top, bottom), first_y, len(node_y)),
+        )
+    )
     lines_jacobian = (jacobian @ middle_across).astype("f4")
     height = max(1, BAND // (right - left))
     for row in range(top, bottom, height):
         rows = slice(row, min(row + height, bottom))
-        part, used = slice(rows.start - top, rows.stop - top), slice((rows.start - first_y) // NODE - 2, (rows.stop - first_y) // NODE + 4)
+        part, used = (
+            slice(rows.start - top, rows.stop - top),
+            slice((rows.start - first_y) // NODE - 2, (rows.stop - first_y) // NODE + 4),
+        )
         positions = [(d[part, used] @ ys[used], d[part, used] @ xs[used]) for d in down for ys, xs in lines]
-        yield rows, slice(left, right), np.maximum(middle_down[part, used].astype("f4") @ lines_jacobian[used], np.float32(1e-6)), positions
+        yield (
+            rows,
+            slice(left, right),
+            np.maximum(middle_down[part, used].astype("f4") @ lines_jacobian[used], np.float32(1e-6)),
+            positions,
+        )
 
 
 def cubic(positions, start, count):

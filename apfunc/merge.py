@@ -15,6 +15,7 @@ import numpy as np
 
 COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a pixel
 HALO = 3  # pixels round a tile that it needs
+ENOUGH, FEW = 25, 5  # of more frames the median is that of so many, evenly chosen, unless fewer than FEW have a value
 
 
 def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", share=None):
@@ -27,11 +28,12 @@ def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", sha
     if method == "none" or len(d) == 1:
         return (*mean(d, w, share), np.zeros(d.shape, bool))
     compared = d if rest is None else d - rest
-    ranked, count = rank(compared, good)
-    middle = median(ranked, count, low=len(d) <= 4)
+    middle = centre(compared, good)
     if method == "median":
-        return middle, w.sum(0), np.zeros(d.shape, bool)
+        ranked, count = rank(d, good)
+        return np.where(count > 0, median(ranked, count), np.float32(np.nan)), w.sum(0), np.zeros(d.shape, bool)
     if method == "minmax":
+        ranked, count = rank(compared, good)
         largest = np.take_along_axis(np.stack(ranked), np.maximum(count - 1, 0)[None], 0)[0]
         out = good & (count > 2) & ((compared <= ranked[0]) | (compared >= largest))
         return (*mean(d, np.where(out, np.float32(0), w), share), out)
@@ -54,10 +56,23 @@ def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", sha
         out[k] = ((np.abs(off) > limit) | grown(coherent)) & good[k]
     w = np.where(out, np.float32(0), w) if out.any() else w
     value, weight = mean(d, w, share)
-    none = (weight == 0) & (count > 0)
+    none = (weight == 0) & good.any(0)
     if none.any():
-        value[none], weight[none] = middle[none], 0
+        value[none] = middle[none]
     return value, weight, out
+
+
+def centre(values, good):
+    """What the frames are compared with, finite: the median of those good; of two or four the lower middle value."""
+    n = len(values)
+    some = np.arange(n) if n <= ENOUGH else np.round(np.linspace(0, n - 1, ENOUGH)).astype(int)
+    ranked, count = rank(values[some], good[some])
+    middle = median(ranked, count, low=n <= 4)
+    few = np.flatnonzero(count < FEW) if n > ENOUGH else ()
+    if len(few):
+        ranked, count = rank(*(part.reshape(n, -1)[:, few] for part in (values, good)))
+        middle.ravel()[few] = median(ranked, count)
+    return middle
 
 
 def mean(d, w, share=None):
@@ -88,14 +103,16 @@ def network(n):
         k = p
         while k >= 1:
             for j in range(k % p, n - k, 2 * k):
-                pairs += [(i + j, i + j + k) for i in range(min(k, n - j - k)) if (i + j) // (2 * p) == (i + j + k) // (2 * p)]
+                pairs += [
+                    (i + j, i + j + k) for i in range(min(k, n - j - k)) if (i + j) // (2 * p) == (i + j + k) // (2 * p)
+                ]
             k //= 2
         p *= 2
     return pairs
 
 
 def median(ranked, count, low=False):
-    """Median of `count` sorted values a pixel; of an even number the mean of the middle two, or the lower (`low`)."""
+    """Median of `count` sorted values, 0 of none; of an even number the mean of the middle two, or the lower (`low`)."""
     n = len(ranked)
     middle = ranked[(n - 1) // 2] if low or n % 2 else (ranked[(n - 1) // 2] + ranked[n // 2]) / 2
     few = np.flatnonzero(count < n)

@@ -33,11 +33,12 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     gain [electron/adu], readnoise [electron], sky [adu/pixel]: else the header's, and the sky is measured.
 
     data      float32, NaN outside the frame and where more than half of a pixel comes from NaN.  Smaller holes are
-              interpolated.  Within RING pixels of saturated and missing ones, and beside repaired ones, the value may not
-              leave the range of the four pixels around: no dark rings.
+              interpolated.  Within RING pixels of saturated and missing ones, and beside repaired ones, the value may
+              not leave the range of the four pixels around: no dark rings.
     weight    float32 [1/adu^2], inverse variance of the sky's noise from gain, read noise, sky and flat, and what is
-              measured beyond these (the measured noise alone when gain or read noise are unknown); 0 where data is NaN or a trail; a tenth (REPAIRED)
-              on bad and cosmic pixels.  Neighbouring pixels are correlated; the weight is that of large areas.
+              measured beyond these (the measured noise alone when gain or read noise are unknown); 0 where data is NaN
+              or a trail; a tenth (REPAIRED) on bad and cosmic pixels.  Interpolated neighbours are correlated; the
+              weight is that of large areas.
     mask      uint8: a bit is set where it holds for more than a tenth of the (bilinear) pixel, NODATA where NaN.
 
     A grid coarser than the frame is sampled several times a pixel.  The mapping is computed at nodes 32 pixels apart
@@ -48,7 +49,7 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     data, bits, flat = _checked(image, mask, flat, kernel, conserve)
     source, target, shape = solution_of(image[1]), solution_of(grid), shape_of(grid)
     box = mapping.overlap(source, data.shape, target, shape)
-    area = (wcs.scale(target) / wcs.scale(source))**2
+    area = (wcs.scale(target) / wcs.scale(source)) ** 2
     photons, fixed = _noise(image[1], data, bits, flat, gain, readnoise, sky)
 
     filled = interpolate.fill(data, (bits & hdr.NODATA) != 0)
@@ -56,40 +57,56 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     near = _near(bits, padded.shape) if bits.any() else None
     out, weight, out_mask = np.empty(shape, "f4"), np.zeros(shape, "f4"), np.zeros(shape, "u1")
     for plane, nothing in ((out, np.nan), (out_mask, hdr.NODATA)):
-        plane[:box[0]] = plane[box[1]:] = plane[:, :box[2]] = plane[:, box[3]:] = nothing
-    for rows, columns, jacobian, positions in mapping.bands(source, target, box, max(1, round(np.sqrt(area)))):
+        plane[: box[0]] = plane[box[1] :] = plane[:, : box[2]] = plane[:, box[3] :] = nothing
+    fine = max(1, round(np.sqrt(area)))
+    for rows, columns, jacobian, positions in mapping.bands(source, target, box, fine):
         value, known, trust, found = 0, 0, 0, np.uint8(0)
         for y, x in positions:
-            share = ((y > -0.5) & (y < len(data) - 0.5) & (x > -0.5) & (x < data.shape[1] - 0.5)).astype("f4")
-            y, x = np.clip(y, -0.5, len(data) - 0.501), np.clip(x, -0.5, data.shape[1] - 0.501)
-            one, start, s, t = interpolate.sample(padded, y, x, kernel)
-            good = share
-            if flat is not None:
-                light = flat.ravel().take((y + 0.5).astype(np.intp) * data.shape[1] + (x + 0.5).astype(np.intp))
-                good = share * light * light / (photons * light + fixed)
-            if near is not None:
-                at = np.flatnonzero(near.ravel().take(start))
-                good, seen = good.copy(), np.zeros(good.shape, "u1")
-                held, nodata, loss, seen.flat[at] = _blemished(one.flat[at], filled, bits, divmod(start.flat[at], near.shape[1]),
-                                                               s.flat[at], t.flat[at])
-                one.flat[at], share.flat[at], good.flat[at] = held, share.flat[at] * (1 - nodata), good.flat[at] * loss
-                found = found | seen & ~np.uint8(hdr.NODATA)
-            value, known, trust = value + one, known + share, trust + good
-        none = known < 0.5 * len(positions)
-        value *= (jacobian if conserve == "flux" else 1) / np.float32(len(positions))
-        trust *= (1 / jacobian if conserve == "flux" else jacobian) / ((photons + fixed if flat is None else 1) * np.float32(len(positions)))
+            part = _sampled(y, x, padded, kernel, filled, bits, near, flat, photons, fixed)
+            value, known, trust, found = value + part[0], known + part[1], trust + part[2], found | part[3]
+        scale = jacobian if conserve == "flux" else 1
+        value *= scale / np.float32(fine**2)
+        trust *= jacobian / (scale * scale * np.float32(fine**2))
+        none = known < 0.5 * fine**2
         if none.any():
             value[none], trust[none], found = np.nan, 0, np.where(none, np.uint8(hdr.NODATA), found)
         out[rows, columns], weight[rows, columns], out_mask[rows, columns] = value, trust, found
     if not weight.any() and not np.isfinite(out).any():
-        raise ValueError("the frame does not touch the grid; check its solution, or take a grid made of this target's frames")
+        raise ValueError(
+            "the frame does not touch the grid; check its solution, or take a grid of this target's frames"
+        )
     return (out, _header(image[1], target, shape, area, kernel, conserve)), weight, out_mask
+
+
+def _sampled(y, x, padded, kernel, filled, bits, near, flat, photons, fixed):
+    """At the input positions y, x: value, known part of the pixel (0 to 1), inverse variance, and mask bits."""
+    rows, columns = filled.shape
+    known = ((y > -0.5) & (y < rows - 0.5) & (x > -0.5) & (x < columns - 0.5)).astype("f4")
+    y, x = np.clip(y, -0.5, rows - 0.501), np.clip(x, -0.5, columns - 0.501)
+    value, start, s, t = interpolate.sample(padded, y, x, kernel)
+    if flat is None:
+        trust = known * np.float32(1 / (photons + fixed))
+    else:
+        light = flat.ravel().take((y + 0.5).astype(np.intp) * columns + (x + 0.5).astype(np.intp))
+        trust = known * light * light / (photons * light + fixed)
+    if near is None:
+        return value, known, trust, np.uint8(0)
+    found = np.zeros(value.shape, "u1")
+    at = np.flatnonzero(near.ravel().take(start))
+    corner = divmod(start.ravel()[at], near.shape[1])
+    held = _blemished(value.ravel()[at], filled, bits, corner, s.ravel()[at], t.ravel()[at])
+    value.ravel()[at], found.ravel()[at] = held[0], held[3]
+    known.ravel()[at] *= 1 - held[1]
+    trust.ravel()[at] *= held[2]
+    return value, known, trust, found
 
 
 def _checked(image, mask, flat, kernel, conserve):
     """Data as float32, mask bits (NODATA and SATURATED from the data themselves), flat as float32 or None."""
     if kernel not in interpolate.KERNELS or conserve not in ("flux", "surface"):
-        raise ValueError(f"no kernel {kernel!r} or conserve {conserve!r}; choose {', '.join(interpolate.KERNELS)}; flux, surface")
+        raise ValueError(
+            f"no kernel {kernel!r} or conserve {conserve!r}; choose {', '.join(interpolate.KERNELS)}; flux, surface"
+        )
     data = np.asarray(image[0], "f4")
     flat = flat[0] if isinstance(flat, tuple) else flat
     if data.ndim != 2 or any(p is not None and np.shape(p) != data.shape for p in (mask, flat)):
@@ -120,15 +137,15 @@ def _noise(header, data, bits, flat, gain, readnoise, sky):
     try:
         gain, readnoise = hdr.gain(header, gain), hdr.readnoise(header, readnoise)
     except ValueError:
-        return np.float32(max(noise, 1e-6)**2 * usual), np.float32(0)
-    photons, fixed = max(measured if sky is None else sky, 0) / gain, max(readnoise / gain, 1e-6)**2
+        return np.float32(max(noise, 1e-6) ** 2 * usual), np.float32(0)
+    photons, fixed = max(measured if sky is None else sky, 0) / gain, max(readnoise / gain, 1e-6) ** 2
     if sky is None:
         fixed += max(0, noise**2 - photons / usual - fixed / usual**2) * usual**2
     return np.float32(photons), np.float32(fixed)
 
 
 def _near(bits, shape):
-    """Boolean array of `shape`: at [i + 1, j + 1] whether samples between the pixels (i, j) and (i + 1, j + 1) need care.
+    """Boolean array of `shape`: at [i + 1, j + 1] whether samples between pixels (i, j) and (i + 1, j + 1) need care.
 
     That is where one of the four is flagged, or within RING of a saturated or missing pixel.
     """
@@ -139,19 +156,22 @@ def _near(bits, shape):
             flagged = flagged[step:] | flagged[:-step]
             flagged = flagged[:, step:] | flagged[:, :-step]
             step *= 2
-        near[:len(bits) + 1, :bits.shape[1] + 1] |= flagged
+        near[: len(bits) + 1, : bits.shape[1] + 1] |= flagged
     return near
 
 
 def _blemished(value, filled, bits, at, s, t):
     """For samples near flagged pixels: value held within its four pixels, share of NODATA, weight factor, mask bits."""
-    rows, columns = [np.clip(at[0] - 1 + k, 0, bits.shape[0] - 1) for k in (0, 1)], [np.clip(at[1] - 1 + k, 0, bits.shape[1] - 1) for k in (0, 1)]
+    rows, columns = (
+        [np.clip(at[0] - 1 + k, 0, bits.shape[0] - 1) for k in (0, 1)],
+        [np.clip(at[1] - 1 + k, 0, bits.shape[1] - 1) for k in (0, 1)],
+    )
     corners = [(i, j) for i in rows for j in columns]
     part = ((1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t)
     pixels, flags = [filled[c] for c in corners], [bits[c] for c in corners]
     value = np.clip(value, np.minimum.reduce(pixels), np.maximum.reduce(pixels))
     share = {bit: sum(p * ((f & bit) != 0) for p, f in zip(part, flags)) for bit in hdr.MASK_BITS.values()}
-    found = sum((np.uint8(bit) * (share[bit] > PART) for bit in share), np.zeros(len(s), "u1"))
+    found = sum((np.uint8(bit) * (share[bit] > PART) for bit in share if bit != hdr.NODATA), np.zeros(len(s), "u1"))
     mended = sum(p * ((f & (hdr.BAD | hdr.COSMIC)) != 0) for p, f in zip(part, flags))
     factor = (1 - (1 - REPAIRED) * mended) * (share[hdr.TRAIL] <= PART) * (1 - share[hdr.NODATA])
     return value, share[hdr.NODATA], factor, found
@@ -163,8 +183,14 @@ def _header(header, target, shape, area, kernel, conserve):
     for key in [k for k in header if re.fullmatch(r"TRAIL\d*", k)]:
         del header[key]  # they are positions in the frame; the mask has them
     flux = area if conserve == "flux" else 1.0
-    for key, factor in (("SATURATE", flux), ("SKY", flux), ("SKYNOISE", flux / np.sqrt(area)), ("FWHM", 1 / np.sqrt(area)),
-                        ("RDNOISE", np.sqrt(area)), ("EGAIN", area / flux)):
+    for key, factor in (
+        ("SATURATE", flux),
+        ("SKY", flux),
+        ("SKYNOISE", flux / np.sqrt(area)),
+        ("FWHM", 1 / np.sqrt(area)),
+        ("RDNOISE", np.sqrt(area)),
+        ("EGAIN", area / flux),
+    ):
         value = hdr.number(header, key)
         if value is not None:
             header[key] = float(f"{value * factor:.7g}")

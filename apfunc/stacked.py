@@ -8,8 +8,32 @@ from apfunc import header as hdr
 
 SCALES = ("auto", "header", "stars", "exposure", "none")
 AGREE = 0.05  # largest difference between FLXSCALE and the measured factors, beyond which FLXSCALE is not believed
-OWN = ("FLXSCALE", "FLXSCERR", "FLXEXPT", "SKY", "SKYNOISE", "BKGMETH", "BKGBOX", "BKGORDER", "NCOSMIC", "EXPOSURE", "TIME-OBS", "UT",
-       "JD", "LST", "OBJCTALT", "OBJCTAZ", "OBJCTHA", "PARANG", "PIERSIDE", "DATE-END", "DATE-AVG", "WCSRMS", "WCSRMSPX", "WCSNMATC")
+OWN = (
+    "FLXSCALE",
+    "FLXSCERR",
+    "FLXEXPT",
+    "SKY",
+    "SKYNOISE",
+    "BKGMETH",
+    "BKGBOX",
+    "BKGORDER",
+    "NCOSMIC",
+    "EXPOSURE",
+    "TIME-OBS",
+    "UT",
+    "JD",
+    "LST",
+    "OBJCTALT",
+    "OBJCTAZ",
+    "OBJCTHA",
+    "PARANG",
+    "PIERSIDE",
+    "DATE-END",
+    "DATE-AVG",
+    "WCSRMS",
+    "WCSRMSPX",
+    "WCSNMATC",
+)
 MJD0 = datetime(1858, 11, 17)
 
 
@@ -40,7 +64,11 @@ def scale(headers, measured, error, choice="auto"):
         return np.ones(len(headers)), "none", reference
     if choice in ("auto", "header") and (header > 0).all():
         ratio = measured[known] / header[known]
-        if choice == "header" or not len(ratio) or (np.abs(ratio / np.median(ratio) - 1) < AGREE + 3 * error[known]).all():
+        if (
+            choice == "header"
+            or not len(ratio)
+            or (np.abs(ratio / np.median(ratio) - 1) < AGREE + 3 * error[known]).all()
+        ):
             return header, "header", hdr.number(headers[0], "FLXEXPT") or reference
     if choice == "header":
         raise ValueError("not all frames have FLXSCALE; run apfunc astrometry, or choose another scale")
@@ -53,13 +81,17 @@ def scale(headers, measured, error, choice="auto"):
 def header(headers, facts, method):
     """The header of a stack: the cards that all its frames share, and
 
-    NCOMBINE, EXPTIME (sum of the exposures) and EXPEFF (as long as the best frame would need for the stack's noise) [s],
-    EXPREF [s] (the pixels are adu of this exposure), DATE-OBS, MJD-OBS, MJD-MID, BJD-MID, AIRMASS (weighted means),
-    EGAIN and RDNOISE (noise^2 = (data + SKYLEVEL) / EGAIN + (RDNOISE / EGAIN)^2), FWHM [pixel] (measured, else the mean), MAGZP,
-    SKYLEVEL (removed, weighted mean) [adu], SATURATE, SCALSRC, REJECT, REJFRAC, INPnnn = "RAWFILE weight" (weights add up
-    to 1).  What cannot be known is left out.
+    NCOMBINE; EXPTIME [s] (sum of the exposures); EXPEFF [s] (as long as the best frame would need for the stack's
+    noise); EXPREF [s] (the pixels are adu of this exposure); DATE-OBS, MJD-OBS, MJD-MID, BJD-MID, AIRMASS (weighted
+    means); EGAIN and RDNOISE (noise^2 = (data + SKYLEVEL) / EGAIN + (RDNOISE / EGAIN)^2, to a few per cent where
+    frames differ much); FWHM [pixel] (measured, else the mean); MAGZP; SKYLEVEL [adu] (removed, weighted mean);
+    SATURATE; SCALSRC; REJECT; REJFRAC; INPnnn = "RAWFILE weight" (weights add up to 1).  What is unknown is left out.
     """
-    weight = facts["weight"] / facts["weight"].sum() if facts["weight"].sum() > 0 else np.full(len(headers), 1 / len(headers))
+    weight = (
+        facts["weight"] / facts["weight"].sum()
+        if facts["weight"].sum() > 0
+        else np.full(len(headers), 1 / len(headers))
+    )
     out = shared(headers)
     mean = lambda *keys: _mean([hdr.number(h, *keys) for h in headers], weight)  # noqa: E731
 
@@ -71,7 +103,9 @@ def header(headers, facts, method):
     out["NCOMBINE"] = (len(headers), "frames in this stack")
     if None not in exposure:
         put("EXPTIME", sum(exposure), "[s] sum of the exposures")
-        put("EXPEFF", weight.sum() / (weight / exposure).max(), "[s] of the best frame's quality, for this noise") if min(exposure) > 0 else None
+        put(
+            "EXPEFF", weight.sum() / (weight / exposure).max(), "[s] of the best frame's quality, for this noise"
+        ) if min(exposure) > 0 else None
     put("EXPREF", facts["reference"], "[s] the pixels are adu of this exposure")
     _dates(out, headers, weight, exposure)
     put("AIRMASS", mean("AIRMASS"), "mean", 6)
@@ -95,6 +129,7 @@ def header(headers, facts, method):
 def shared(headers):
     """The cards that are the same in all headers, without those that describe one frame only."""
     from astropy.io.fits import Header
+
     out = Header()
     for card in headers[0].cards:
         key = card.keyword
@@ -137,4 +172,4 @@ def _noise(put, headers, facts, weight):
     gain, noise = gains(headers), np.array([hdr.number(h, "RDNOISE", "READNOIS", "RON") or np.nan for h in headers])
     photon = float((weight**2 * facts["scale"] / gain).sum())
     put("EGAIN", 1 / photon, "[electron/adu] of the stack")
-    put("RDNOISE", np.sqrt(((weight * facts["scale"] * noise / gain)**2).sum()) / photon, "[electron] of the stack")
+    put("RDNOISE", np.sqrt(((weight * facts["scale"] * noise / gain) ** 2).sum()) / photon, "[electron] of the stack")

@@ -19,7 +19,7 @@ def positions(count=40, seed=3):
     rng = np.random.default_rng(seed)
     spots = [(x, y) for x in range(14, SHAPE[1] - 12, 28) for y in range(14, SHAPE[0] - 12, 28)]
     chosen = np.array(spots)[rng.permutation(len(spots))[:count]] + rng.uniform(-3, 3, (count, 2))
-    return chosen[:, 0], chosen[:, 1], 10**rng.uniform(3.7, 5.2, count)
+    return chosen[:, 0], chosen[:, 1], 10 ** rng.uniform(3.7, 5.2, count)
 
 
 STARS = positions()
@@ -31,7 +31,7 @@ def sky_picture(fwhm):
     sigma, (yy, xx) = fwhm / 2.3548, np.indices(SHAPE)
     out = np.zeros(SHAPE)
     for x, y, flux in zip(*STARS):
-        out += flux / (2 * np.pi * sigma**2) * np.exp(-((xx - x)**2 + (yy - y)**2) / 2 / sigma**2)
+        out += flux / (2 * np.pi * sigma**2) * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / 2 / sigma**2)
     return out
 
 
@@ -41,10 +41,21 @@ def frame(seed, transparency=1.0, fwhm=3.0, sky=300.0, extra=0.0, exptime=60.0, 
     light = transparency * (sky_picture(fwhm) if signal is None else signal) * exptime / 60 + sky + extra
     data = rng.poisson(light * GAIN) / GAIN + rng.normal(0, READNOISE / GAIN, SHAPE)
     data = np.minimum(data, saturate).astype("f4")
-    header = fits.Header({"EGAIN": GAIN, "RDNOISE": READNOISE, "SATURATE": saturate, "EXPTIME": exptime, "RAWFILE": f"raw{seed}.fit",
-                          "DATE-OBS": f"2024-05-01T03:{seed % 60:02d}:00", "OBJECT": "M 1", "CRVAL1": 10.0, "AIRMASS": 1 + seed / 100})
+    header = fits.Header(
+        {
+            "EGAIN": GAIN,
+            "RDNOISE": READNOISE,
+            "SATURATE": saturate,
+            "EXPTIME": exptime,
+            "RAWFILE": f"raw{seed}.fit",
+            "DATE-OBS": f"2024-05-01T03:{seed % 60:02d}:00",
+            "OBJECT": "M 1",
+            "CRVAL1": 10.0,
+            "AIRMASS": 1 + seed / 100,
+        }
+    )
     mask = np.where(data >= saturate, hdr.SATURATED, 0).astype("u1")
-    return (data, header), np.full(SHAPE, 1 / (sky / GAIN + (READNOISE / GAIN)**2), "f4"), mask
+    return (data, header), np.full(SHAPE, 1 / (sky / GAIN + (READNOISE / GAIN) ** 2), "f4"), mask
 
 
 def stack(frames, **options):
@@ -69,33 +80,33 @@ def test_noise_is_the_optimum_and_fluxes_are_the_truth(reject):
     conditions = [(1.0, 2.8, 300), (0.6, 3.4, 500), (0.9, 3.0, 250), (0.8, 3.6, 800), (0.95, 2.6, 350), (0.7, 3.2, 280)]
     frames = [frame(k, t, f, s) for k, (t, f, s) in enumerate(conditions)]
     (data, header), weight = stack(frames, reject=reject)
-    optimum = sum(t**2 / (s / GAIN + (READNOISE / GAIN)**2) for t, _, s in conditions)**-0.5
+    optimum = sum(t**2 / (s / GAIN + (READNOISE / GAIN) ** 2) for t, _, s in conditions) ** -0.5
     blank = sky_picture(3.0) < 0.5
     assert data[blank].std() == pytest.approx(optimum, rel=0.03)
-    assert np.median(weight)**-0.5 == pytest.approx(optimum, rel=0.02)
+    assert np.median(weight) ** -0.5 == pytest.approx(optimum, rel=0.02)
     assert abs(np.median(data[blank])) < 0.1 * optimum
     bright = STARS[2] > 2e4
     ratio = fluxes(data)[bright] / STARS[2][bright]
     assert ratio.std() < 0.01 and ratio.mean() == pytest.approx(1, abs=0.01)
     assert np.isfinite(data).all() and header["SCALSRC"] == "stars"
     assert header["NCOMBINE"] == 6 and header["EXPTIME"] == 360 and header["EXPREF"] == 60
-    assert header["EXPEFF"] == pytest.approx(60 * optimum**-2 * (300 / GAIN + (READNOISE / GAIN)**2), rel=0.05)
+    assert header["EXPEFF"] == pytest.approx(60 * optimum**-2 * (300 / GAIN + (READNOISE / GAIN) ** 2), rel=0.05)
 
 
 def test_egain_rdnoise_and_skylevel_give_the_noise_of_the_stack():
     conditions = [(1.0, 300), (0.6, 500), (0.9, 250)]
     frames = [frame(k, t, 3.0, s) for k, (t, s) in enumerate(conditions)]
     (data, header), weight = stack(frames)
-    noise = np.sqrt(header["SKYLEVEL"] / header["EGAIN"] + (header["RDNOISE"] / header["EGAIN"])**2)
-    assert noise == pytest.approx(np.median(weight)**-0.5, rel=0.06)
+    noise = np.sqrt(header["SKYLEVEL"] / header["EGAIN"] + (header["RDNOISE"] / header["EGAIN"]) ** 2)
+    assert noise == pytest.approx(np.median(weight) ** -0.5, rel=0.06)
 
 
 @pytest.mark.parametrize("count,limit", [(3, 1.0), (5, 1.0), (10, 1.0)])
 @pytest.mark.parametrize("height", [2.0, 4.0, 8.0, 60.0])
 def test_trails_leave_less_than_a_sigma(count, limit, height):
     yy, xx = np.indices(SHAPE)
-    noise = (300 / GAIN + (READNOISE / GAIN)**2)**0.5
-    trail = height * noise * np.exp(-((yy - 0.4 * xx - 50) / 1.077)**2 / 2 / 1.3**2)
+    noise = (300 / GAIN + (READNOISE / GAIN) ** 2) ** 0.5
+    trail = height * noise * np.exp(-(((yy - 0.4 * xx - 50) / 1.077) ** 2) / 2 / 1.3**2)
     frames = [frame(k, extra=trail if k == 0 else 0, signal=np.zeros(SHAPE)) for k in range(count)]
     (data, header), weight = stack(frames, scale="none")
     on = np.abs(yy - 0.4 * xx - 50) < 6
@@ -137,7 +148,7 @@ def test_cosmic_rays_go(count):
     rng, frames = np.random.default_rng(9), [frame(k) for k in range(count)]
     hits = [(rng.integers(0, SHAPE[0], 30), rng.integers(0, SHAPE[1], 30)) for _ in range(count)]
     (clean, _), _ = stack(frames, reject="none")
-    noise = (300 / GAIN + (READNOISE / GAIN)**2)**0.5
+    noise = (300 / GAIN + (READNOISE / GAIN) ** 2) ** 0.5
     blank = sky_picture(3.0) < 1
     for ((data, _), _, _), (y, x) in zip(frames, hits):
         data[y, x] += 2000
@@ -160,12 +171,15 @@ def test_weights_that_promise_too_much_do_not_reject():
 
 def test_skies_are_matched_and_nebulae_kept():
     yy, xx = np.indices(SHAPE)
-    nebula = 80 * np.exp(-((yy - 120)**2 + (xx - 200)**2) / 2 / 60**2)
+    nebula = 80 * np.exp(-((yy - 120) ** 2 + (xx - 200) ** 2) / 2 / 60**2)
     signal = sky_picture(3.0) + nebula
     slopes = [(0.3, 0.1), (-0.2, 0.3), (0.0, -0.4), (-0.1, 0.0), (0.15, 0.15)]
-    frames = [frame(k, sky=300 + 40 * k, extra=a * (xx - 150) + b * (yy - 120), signal=signal, transparency=1 - k / 20) for k, (a, b) in enumerate(slopes)]
+    frames = [
+        frame(k, sky=300 + 40 * k, extra=a * (xx - 150) + b * (yy - 120), signal=signal, transparency=1 - k / 20)
+        for k, (a, b) in enumerate(slopes)
+    ]
     (out, header), _ = stack(frames)
-    blank = (sky_picture(3.0) < 0.5)
+    blank = sky_picture(3.0) < 0.5
     rest = np.where(blank, out - nebula, np.nan)
     boxes = np.nanmedian(rest.reshape(8, 30, 10, 30).transpose(0, 2, 1, 3).reshape(8, 10, -1), axis=2)
     by, bx = np.mgrid[:8, :10]  # the gradient that all have in common stays
@@ -182,13 +196,26 @@ def test_one_frame_is_a_stack_too():
     good = np.isfinite(data)
     assert np.isnan(out[5, 5]) and total[5, 5] == 0 and np.isfinite(out[9, 9])
     assert np.ptp((data - out)[good]) < 0.01 and (data - out)[good].mean() == pytest.approx(300, abs=2)
-    assert found["NCOMBINE"] == 1 and found["EXPTIME"] == 60 and found["EGAIN"] == pytest.approx(GAIN) and found["RDNOISE"] == pytest.approx(READNOISE)
-    assert found["OBJECT"] == "M 1" and found["INP001"] == "raw1.fit 1.00000" and found["FWHM"] == pytest.approx(3.0, abs=0.15)
+    assert (
+        found["NCOMBINE"] == 1
+        and found["EXPTIME"] == 60
+        and found["EGAIN"] == pytest.approx(GAIN)
+        and found["RDNOISE"] == pytest.approx(READNOISE)
+    )
+    assert (
+        found["OBJECT"] == "M 1"
+        and found["INP001"] == "raw1.fit 1.00000"
+        and found["FWHM"] == pytest.approx(3.0, abs=0.15)
+    )
 
 
 def test_saturated_pixels_are_lower_limits():
     level = 3000.0
-    frames = [frame(0, fwhm=2.4, saturate=level), frame(1, fwhm=3.0, saturate=level), frame(2, 0.3, 3.0, saturate=level)]
+    frames = [
+        frame(0, fwhm=2.4, saturate=level),
+        frame(1, fwhm=3.0, saturate=level),
+        frame(2, 0.3, 3.0, saturate=level),
+    ]
     (out, header), weight = stack(frames)
     all_full = np.all([m == hdr.SATURATED for _, _, m in frames], axis=0)
     some_full = np.any([m == hdr.SATURATED for _, _, m in frames], axis=0) & ~all_full
@@ -213,7 +240,7 @@ def test_dithered_frames_leave_no_holes():
     for k in range(5):
         (data, header), weight, mask = frame(k)
         edge = np.zeros(SHAPE, bool)
-        edge[:4 * k], edge[:, SHAPE[1] - 5 * k:] = True, True
+        edge[: 4 * k], edge[:, SHAPE[1] - 5 * k :] = True, True
         data[edge], weight[edge], mask[edge] = np.nan, 0, hdr.NODATA
         frames.append(((data, header), weight, mask))
     (out, header), weight = stack(frames)
@@ -229,7 +256,12 @@ def test_scales_from_the_header_when_the_stars_agree():
     frames[0][0][1]["FLXSCALE"], frames[1][0][1]["FLXSCALE"] = 1.0, 2.01
     frames[1][0][1]["MAGZP"] = 22 - 2.5 * np.log10(2.01)
     (_, header), _ = stack(frames)
-    assert header["SCALSRC"] == "header" and header["EXPREF"] == 60 and header["MAGZP"] == pytest.approx(22) and "FLXSCALE" not in header
+    assert (
+        header["SCALSRC"] == "header"
+        and header["EXPREF"] == 60
+        and header["MAGZP"] == pytest.approx(22)
+        and "FLXSCALE" not in header
+    )
     frames[1][0][1]["FLXSCALE"] = 1.0
     (data, header), _ = stack(frames)
     assert header["SCALSRC"] == "stars"
@@ -289,9 +321,15 @@ def test_arguments_are_left_alone_and_bands_do_not_matter(monkeypatch):
 
 def test_header_keeps_what_is_common_and_averages_the_rest():
     (_, header), _ = stack([frame(0), frame(4)])
-    assert header["OBJECT"] == "M 1" and header["DATE-OBS"][:18] in ("2024-05-01T03:02:0", "2024-05-01T03:01:5") and "RAWFILE" not in header
+    assert (
+        header["OBJECT"] == "M 1"
+        and header["DATE-OBS"][:18] in ("2024-05-01T03:02:0", "2024-05-01T03:01:5")
+        and "RAWFILE" not in header
+    )
     assert header["MJD-MID"] == pytest.approx(header["MJD-OBS"] + 30 / 86400, abs=1e-6)
-    assert header["AIRMASS"] == pytest.approx(1.02, abs=0.001) and header["SATURATE"] == pytest.approx(60000 - 300, abs=30)
+    assert header["AIRMASS"] == pytest.approx(1.02, abs=0.001) and header["SATURATE"] == pytest.approx(
+        60000 - 300, abs=30
+    )
     assert header["HISTORY"][-1].startswith("apfunc coadd n=2")
 
 
@@ -300,8 +338,12 @@ def test_without_weights_masks_gain_or_dates():
     for _, header in images:
         header.clear()
     (data, header), weight = coadd(images)
-    noise = (300 / GAIN + (READNOISE / GAIN)**2)**0.5
-    assert np.median(weight)**-0.5 == pytest.approx(noise / 3**0.5, rel=0.05) and "EGAIN" not in header and "EXPTIME" not in header
+    noise = (300 / GAIN + (READNOISE / GAIN) ** 2) ** 0.5
+    assert (
+        np.median(weight) ** -0.5 == pytest.approx(noise / 3**0.5, rel=0.05)
+        and "EGAIN" not in header
+        and "EXPTIME" not in header
+    )
 
 
 def test_constant_frames_and_missing_values():
@@ -330,6 +372,19 @@ def test_errors_say_what_to_do():
         coadd([one], scale="header")
 
 
+def test_the_centre_of_many_frames():
+    rng = np.random.default_rng(1)
+    values, good = rng.normal(100, 1, (60, 5, 9)).astype("f4"), np.ones((60, 5, 9), bool)
+    good[1:, 2, 2], values[0, 2, 2] = False, 77.0
+    good[:, 3, 3] = False
+    middle = merge.centre(values, good)
+    assert middle[2, 2] == 77 and middle[3, 3] == 0 and np.abs(np.delete(middle.ravel(), [20, 30]) - 100).max() < 1.2
+    frames = [(rng.normal(0, 5, (60, 70)).astype("f4"), fits.Header()) for _ in range(40)]
+    frames[7][0][30:33] += 100
+    (data, _), weight = coadd(frames, scale="none")
+    assert np.abs(data[29:34].mean(1)).max() < 0.5 and weight[31].mean() < 0.985 * weight[10].mean()
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13, 27])
 def test_rank_and_median_against_numpy(n):
     rng = np.random.default_rng(n)
@@ -338,7 +393,7 @@ def test_rank_and_median_against_numpy(n):
     middle = merge.median(ranked, count)
     for at in np.ndindex(6, 7):
         some = np.sort(values[(slice(None), *at)][good[(slice(None), *at)]])
-        assert count[at] == len(some) and np.array_equal([lane[at] for lane in ranked[:len(some)]], some)
+        assert count[at] == len(some) and np.array_equal([lane[at] for lane in ranked[: len(some)]], some)
         assert middle[at] == pytest.approx(np.median(some) if len(some) else 0, abs=1e-6)
 
 
@@ -385,7 +440,7 @@ def test_clip_against_its_slow_twin(n):
 
 def test_scales_recovers_the_factors_with_holes_and_liars():
     rng = np.random.default_rng(0)
-    truth, stars = np.array([1.0, 2.0, 0.5, 1.7]), 10**rng.uniform(4, 5, 50)
+    truth, stars = np.array([1.0, 2.0, 0.5, 1.7]), 10 ** rng.uniform(4, 5, 50)
     flux = stars / truth[:, None] * rng.normal(1, 0.01, (4, 50))
     flux[1, :10] *= 3
     flux[rng.random(flux.shape) < 0.3] = np.nan
@@ -398,7 +453,7 @@ def test_scales_recovers_the_factors_with_holes_and_liars():
 
 @pytest.mark.parametrize("fwhm", [2.2, 3.0, 4.5])
 def test_fwhm_of_cut_outs(fwhm):
-    yy, xx = np.mgrid[-common.CORE:common.CORE + 1, -common.CORE:common.CORE + 1]
-    core = 1000 * np.exp(-((yy - 0.3)**2 + (xx + 0.2)**2) * 4 * np.log(2) / fwhm**2)
+    yy, xx = np.mgrid[-common.CORE : common.CORE + 1, -common.CORE : common.CORE + 1]
+    core = 1000 * np.exp(-((yy - 0.3) ** 2 + (xx + 0.2) ** 2) * 4 * np.log(2) / fwhm**2)
     assert common.fwhm(core[None], 1.0) == pytest.approx(fwhm, rel=1e-3)
     assert np.isnan(common.fwhm(core[None] * np.nan, 1.0)) and np.isnan(common.fwhm(-core[None], 1.0))

@@ -15,7 +15,13 @@ def frame(ra=150.0, dec=40.0, angle=0.0, shape=(200, 300), scale=1.096, parity=-
     cd = scale / 3600 * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ np.diag([parity, 1])
     a, b = np.zeros((2, 4, 4))
     a[2, 0], b[1, 1], a[3, 0] = sip, -sip, sip / 100
-    solution = {"crval": (ra, dec), "crpix": ((shape[1] - 1) / 2, (shape[0] - 1) / 2), "cd": cd, "a": a if sip else None, "b": b if sip else None}
+    solution = {
+        "crval": (ra, dec),
+        "crpix": ((shape[1] - 1) / 2, (shape[0] - 1) / 2),
+        "cd": cd,
+        "a": a if sip else None,
+        "b": b if sip else None,
+    }
     header = wcs.to_header(fits.Header(), solution, shape)
     header["NAXIS1"], header["NAXIS2"] = shape[1], shape[0]
     return header

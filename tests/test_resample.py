@@ -17,8 +17,13 @@ def solution(angle=0.3, scale=1.0, shift=(0.0, 0.0), sip=0.0, shape=SHAPE, parit
     cd = scale / 3600 * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ np.diag([parity, 1])
     a, b = np.zeros((2, 4, 4))
     a[2, 0], b[1, 1], a[3, 0], b[2, 1] = sip, -sip, sip / 200, sip / 200
-    return {"crval": (150.0, 40.0), "crpix": ((shape[1] - 1) / 2 + shift[0], (shape[0] - 1) / 2 + shift[1]), "cd": cd,
-            "a": a if sip else None, "b": b if sip else None}
+    return {
+        "crval": (150.0, 40.0),
+        "crpix": ((shape[1] - 1) / 2 + shift[0], (shape[0] - 1) / 2 + shift[1]),
+        "cd": cd,
+        "a": a if sip else None,
+        "b": b if sip else None,
+    }
 
 
 def header_of(solution, shape=SHAPE, **keys):
@@ -35,7 +40,7 @@ GRID = header_of(solution(0))
 def star(x, y, flux, fwhm, shape=SHAPE):
     """A round Gaussian of `flux` adu at the 0-based (x, y), as the pixels' centres see it."""
     sigma, (yy, xx) = fwhm / 2.3548, np.indices(shape)
-    return flux / (2 * np.pi * sigma**2) * np.exp(-((xx - x)**2 + (yy - y)**2) / 2 / sigma**2)
+    return flux / (2 * np.pi * sigma**2) * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / 2 / sigma**2)
 
 
 def field(source, fwhm=3.0, seed=1, shape=SHAPE):
@@ -52,16 +57,18 @@ def field(source, fwhm=3.0, seed=1, shape=SHAPE):
 def measured(data, x, y, radius=12):
     """Flux in a wide aperture, and the Gaussian-weighted centroid, of the star at about (x, y)."""
     i, j = int(round(y)), int(round(x))
-    part = data[i - radius:i + radius + 1, j - radius:j + radius + 1].astype(float)
+    part = data[i - radius : i + radius + 1, j - radius : j + radius + 1].astype(float)
     yy, xx = np.indices(part.shape) + np.array([i - radius, j - radius])[:, None, None]
     cx, cy = x, y
     for _ in range(20):
-        w = part * np.exp(-((xx - cx)**2 + (yy - cy)**2) / 2 / 1.5**2)
+        w = part * np.exp(-((xx - cx) ** 2 + (yy - cy) ** 2) / 2 / 1.5**2)
         cx, cy = cx + 2 * ((w * xx).sum() / w.sum() - cx), cy + 2 * ((w * yy).sum() / w.sum() - cy)
     return part.sum(), cx, cy
 
 
-@pytest.mark.parametrize("kernel,offset,loss", [("spline", 0.004, 3e-4), ("lanczos3", 0.01, 1e-2), ("bilinear", 0.03, 2e-2)])
+@pytest.mark.parametrize(
+    "kernel,offset,loss", [("spline", 0.004, 3e-4), ("lanczos3", 0.01, 1e-2), ("bilinear", 0.03, 2e-2)]
+)
 @pytest.mark.parametrize("angle,sip", [(0.3, 0.0), (180.4, 2e-5), (37.0, 2e-5), (-90.0, 0.0)])
 def test_stars_keep_their_flux_and_place(kernel, offset, loss, angle, sip):
     source = solution(angle, 0.97, (0.3, -0.4), sip, (380, 380))
@@ -81,7 +88,9 @@ def test_the_mapping_is_that_of_astropy(sip):
     target = solution(0.0, 1.0, shape=shape)
     oracle, grid = WCS(header_of(source)), WCS(header_of(target, shape))
     worst = 0
-    for rows, columns, jacobian, [(y, x)] in mapping.bands(source, target, mapping.overlap(source, SHAPE, target, shape)):
+    for rows, columns, jacobian, [(y, x)] in mapping.bands(
+        source, target, mapping.overlap(source, SHAPE, target, shape)
+    ):
         yy, xx = np.mgrid[rows, columns]
         ox, oy = oracle.all_world2pix(*grid.all_pix2world(xx.ravel(), yy.ravel(), 0), 0, tolerance=1e-8, maxiter=50)
         worst = max(worst, np.hypot(ox - x.ravel(), oy - y.ravel()).max())
@@ -94,8 +103,10 @@ def test_jacobian_is_the_area_of_the_mapped_pixel():
     source, target = solution(12.0, 1.3, (3.3, 2.2), 3e-5), solution(0.0)
     for rows, columns, jacobian, [(y, x)] in mapping.bands(source, target, (0, 256, 0, 320)):
         yy, xx = np.mgrid[rows, columns].astype(float)
-        (xa, ya), (xb, yb), (xc, yc), (xd, yd) = (wcs.pixel(source, *wcs.sky(target, xx + dx, yy + dy))
-                                                  for dx, dy in ((-.5, 0), (.5, 0), (0, -.5), (0, .5)))
+        (xa, ya), (xb, yb), (xc, yc), (xd, yd) = (
+            wcs.pixel(source, *wcs.sky(target, xx + dx, yy + dy))
+            for dx, dy in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))
+        )
         assert np.allclose(jacobian, abs((xb - xa) * (yd - yc) - (xd - xc) * (yb - ya)), rtol=1e-4)
 
 
@@ -110,8 +121,11 @@ def test_sample_against_its_slow_twin(kernel):
     for k in np.ndindex(y.shape):
         i, j = int(np.floor(y[k])), int(np.floor(x[k]))
         wy, wx = taps(np.float32(y[k] - i)), taps(np.float32(x[k] - j))
-        slow = sum(a * b * padded[i + m - before + interpolate.PAD, j + n - before + interpolate.PAD]
-                   for m, a in enumerate(wy) for n, b in enumerate(wx))
+        slow = sum(
+            a * b * padded[i + m - before + interpolate.PAD, j + n - before + interpolate.PAD]
+            for m, a in enumerate(wy)
+            for n, b in enumerate(wx)
+        )
         assert value[k] == pytest.approx(slow, abs=2e-6)
         assert start[k] == (i + 1) * padded.shape[1] + j + 1
         assert sum(wy) == pytest.approx(1, abs=1e-6)
@@ -156,8 +170,10 @@ def test_a_coarser_grid_sums_its_pixels():
     x, y = wcs.pixel(solution(0), *wcs.sky(solution(0, 3.0, shape=shape), np.array([50.0]), np.array([40.0])))
     i, j = int(round(y[0])), int(round(x[0]))
     assert np.hypot(y[0] - i, x[0] - j) < 1e-6
-    assert out[40, 50] == pytest.approx(data[i - 1:i + 2, j - 1:j + 2].sum(), rel=1e-4)
-    assert np.nanstd(out) == pytest.approx(3, rel=0.1) and weight[40, 50] == pytest.approx(1 / 9 / (50 / 1.5 + 36), rel=0.01)
+    assert out[40, 50] == pytest.approx(data[i - 1 : i + 2, j - 1 : j + 2].sum(), rel=1e-4)
+    assert np.nanstd(out) == pytest.approx(3, rel=0.1) and weight[40, 50] == pytest.approx(
+        1 / 9 / (50 / 1.5 + 36), rel=0.01
+    )
 
 
 def test_weights_are_the_inverse_variance_of_the_sky():
@@ -179,7 +195,9 @@ def test_weights_without_flat_gain_or_with_noise_of_another_kind():
     del unknown["EGAIN"]
     assert resample((data, unknown), GRID)[1][0, 0] == pytest.approx(1 / data.var(), rel=0.05)
     assert resample((data, unknown), GRID, gain=1.5)[1][0, 0] == plain[0, 0]
-    assert resample((data, header_of(solution(0))), GRID, sky=800.0)[1][0, 0] == pytest.approx(1 / (800 / 1.5 + 36), rel=1e-3)
+    assert resample((data, header_of(solution(0))), GRID, sky=800.0)[1][0, 0] == pytest.approx(
+        1 / (800 / 1.5 + 36), rel=1e-3
+    )
     warm = data + rng.normal(0, 20, SHAPE).astype("f4")
     assert resample((warm, header_of(solution(0))), GRID)[1][0, 0] == pytest.approx(1 / warm.var(), rel=0.05)
 
@@ -187,7 +205,12 @@ def test_weights_without_flat_gain_or_with_noise_of_another_kind():
 def test_trails_of_the_header_are_masked():
     header = header_of(solution(0), TRAIL=1, TRAIL1="0.0 50.0 319.0 50.0 6.0")
     (_, found), weight, mask = resample((np.ones(SHAPE, "f4"), header), GRID)
-    assert (mask[48:53] == hdr.TRAIL).all() and (weight[48:53] == 0).all() and not mask[60:].any() and "TRAIL1" not in found
+    assert (
+        (mask[48:53] == hdr.TRAIL).all()
+        and (weight[48:53] == 0).all()
+        and not mask[60:].any()
+        and "TRAIL1" not in found
+    )
 
 
 def test_holes_neither_spread_nor_invent_data():
@@ -207,7 +230,7 @@ def test_holes_neither_spread_nor_invent_data():
     assert lost.sum() <= 10 * 12 + 256 + 2
     far = np.ones(SHAPE, bool)
     for a, b in np.argwhere(lost):
-        far[max(a - 3, 0):a + 4, max(b - 3, 0):b + 4] = False
+        far[max(a - 3, 0) : a + 4, max(b - 3, 0) : b + 4] = False
     far[:6, :6] = far[96:106, 45:57] = False
     assert np.abs(out - clean)[far & ~outside].max() < 0.5
     assert weight[far & ~outside].min() == pytest.approx(weight.max(), rel=1e-3)
@@ -220,7 +243,11 @@ def test_repaired_pixels_keep_data_and_lose_weight():
     (out, _), weight, found = resample((data, GRID), GRID, mask)
     assert np.array_equal(found, mask) and np.isfinite(out).all()
     usual = weight[0, 0]
-    assert weight[100, 100] == pytest.approx(REPAIRED * usual) == weight[50, 60] and weight[70, 70] == 0 and weight[20, 20] == usual
+    assert (
+        weight[100, 100] == pytest.approx(REPAIRED * usual) == weight[50, 60]
+        and weight[70, 70] == 0
+        and weight[20, 20] == usual
+    )
     half = header_of(solution(0, shift=(0.5, 0.0)))
     assert resample((data, half), GRID, mask)[1][100, 99] == pytest.approx((1 + REPAIRED) / 2 * usual, rel=1e-3)
 
@@ -254,8 +281,14 @@ def test_the_input_is_left_alone_and_the_result_is_the_same_again():
     header, before = header_of(solution(1.0)), (data.copy(), mask.copy())
     text = header.tostring()
     one, two = (resample((data, header), GRID, mask) for _ in range(2))
-    assert np.array_equal(data, before[0], equal_nan=True) and np.array_equal(mask, before[1]) and header.tostring() == text
-    assert one[0][0].tobytes() == two[0][0].tobytes() and one[0][1]["HISTORY"][-1].startswith("apfunc resample kernel=spline")
+    assert (
+        np.array_equal(data, before[0], equal_nan=True)
+        and np.array_equal(mask, before[1])
+        and header.tostring() == text
+    )
+    assert one[0][0].tobytes() == two[0][0].tobytes() and one[0][1]["HISTORY"][-1].startswith(
+        "apfunc resample kernel=spline"
+    )
 
 
 def test_integers_and_tiny_frames():
