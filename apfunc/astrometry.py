@@ -254,15 +254,15 @@ def _photometry(header, f, field, i, j):
         return
     ratio = rate[good] * float(meta[f"EXPR{k}"]) / f["flux"][i][good]
     scale, error = _weighted_median(ratio, f["snr"][i][good])
-    header["FLXSCALE"] = (scale, "factor to the group's flux scale and exposure")
-    header["FLXSCERR"] = (error, "its error")
+    header["FLXSCALE"] = (wcs.short(scale), "factor to the group's flux scale and exposure")
+    header["FLXSCERR"] = (wcs.short(error), "its error")
     header["FLXEXPT"] = (float(meta[f"EXPR{k}"]), "[s] the group's reference exposure")
     if f"MZPT{k}" in meta:
         header["MAGZP"] = (
-            float(meta[f"MZPT{k}"]) - 2.5 * math.log10(scale / float(meta[f"EXPR{k}"])),
+            round(float(meta[f"MZPT{k}"]) - 2.5 * math.log10(scale / float(meta[f"EXPR{k}"])), 6),
             "magnitude of 1 adu of this frame",
         )
-        header["MAGZPERR"] = (math.hypot(float(meta[f"MZPE{k}"]), 1.0857 * error / scale), "its error")
+        header["MAGZPERR"] = (round(math.hypot(float(meta[f"MZPE{k}"]), 1.0857 * error / scale), 6), "its error")
         header["MAGZPSYS"] = (str(meta.get("MAGSYS", "")), "magnitude system of MAGZP")
 
 

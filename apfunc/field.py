@@ -47,6 +47,8 @@ def field(tables, catalog=None, solver=None, per_filter=4, most=12):
     if n_tie:
         table.meta["TIERMS"] = rms
     _describe(table.meta, reference)
+    for key, value in table.meta.items():
+        table.meta[key] = wcs.short(value) if isinstance(value, float) else value
     return table
 
 

@@ -223,4 +223,4 @@ def _computed(start, exptime, target, place):
                 problems.append(f"the target was {-altitude:.1f} deg below the horizon: wrong site, date or position")
             else:
                 found["AIRMASS"] = airmass(altitude)
-    return {key: float(f"{value:.10g}") if "JD" not in key else value for key, value in found.items()}, problems
+    return {key: round(value, 9) if "JD" in key else float(f"{value:.10g}") for key, value in found.items()}, problems

@@ -166,6 +166,11 @@ def inverse(solution, shape):
     return ap, bp
 
 
+def short(value):
+    """A float with the 13 digits that a FITS card holds in every case: the same in memory and read back."""
+    return float(f"{value:.13g}")
+
+
 def strip(header):
     """A copy of `header` without any celestial WCS, SIP, and PinPoint solution keywords."""
     header = header.copy()
@@ -182,11 +187,11 @@ def to_header(header, solution, shape):
     for i, kind in enumerate(("RA---TAN", "DEC--TAN")):
         header[f"CTYPE{i + 1}"] = (kind + "-SIP" * sip, "gnomonic projection" + " with SIP distortion" * sip)
         header[f"CUNIT{i + 1}"] = "deg"
-        header[f"CRVAL{i + 1}"] = (float(solution["crval"][i]), "[deg] sky at the reference pixel")
-        header[f"CRPIX{i + 1}"] = (float(solution["crpix"][i]) + 1, "[pixel] reference pixel, 1-based")
+        header[f"CRVAL{i + 1}"] = (short(solution["crval"][i]), "[deg] sky at the reference pixel")
+        header[f"CRPIX{i + 1}"] = (short(solution["crpix"][i] + 1), "[pixel] reference pixel, 1-based")
     for i in range(2):
         for j in range(2):
-            header[f"CD{i + 1}_{j + 1}"] = (float(solution["cd"][i][j]), "[deg/pixel]")
+            header[f"CD{i + 1}_{j + 1}"] = (short(solution["cd"][i][j]), "[deg/pixel]")
     header["RADESYS"] = ("ICRS", "reference system")
     if sip:
         ap, bp = inverse(solution, shape)
@@ -194,7 +199,7 @@ def to_header(header, solution, shape):
             order = len(array) - 1
             header[f"{name}_ORDER"] = (order, "SIP polynomial order")
             for p, q in terms(order, low=1 if len(name) == 2 else 2):
-                header[f"{name}_{p}_{q}"] = float(array[p, q])
+                header[f"{name}_{p}_{q}"] = short(array[p, q])
     return header
 
 

@@ -402,3 +402,21 @@ def test_the_common_solution_agrees_with_one_big_least_squares():
         }
         x, y = np.meshgrid([0.0, 400, 800], [0.0, 400, 800])
         assert wcs.distance(*wcs.sky(s, x, y), *wcs.sky(want, x, y)).max() * 1800 < 0.02
+
+
+def test_tables_from_disk_give_the_same(tmp_path):
+    from apfunc import io
+
+    stars = sky()
+    made = night(stars, filters=("r", "Ha"), per_filter=2)
+    tables = [t for t, _ in made]
+    for k, table in enumerate(tables):
+        io.write_table(tmp_path / f"{k}.fits", table)
+    read = [io.read_table(tmp_path / f"{k}.fits") for k in range(len(tables))]
+    one, two = field(tables, catalog(stars)), field(read, catalog(stars))
+    assert one.meta == two.meta
+    io.write_table(tmp_path / "field.fits", one)
+    kept = io.read_table(tmp_path / "field.fits")
+    assert {k: kept.meta[k] for k in one.meta} == dict(one.meta)
+    first, second = (solved(t, f, made[0][1])[2][1] for t, f in ((tables[0], one), (read[0], kept)))
+    assert "FLXSCALE" in first and first.tostring() == second.tostring()
