@@ -61,6 +61,11 @@ def with_error(row, key, digits):
     return f"{fixed(row.get(key), digits)} ± {fixed(error, digits)}"
 
 
+def count(n, word):
+    """'1 frame', '3 frames'."""
+    return f"{n} {word}{'s' * (n != 1)}"
+
+
 def short(value):
     """A number with four significant digits or all of its thousands, or a dash."""
     return "–" if not finite(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -12,7 +12,7 @@ from datetime import datetime
 from apfunc import sections
 from apfunc.header import number, text
 from apfunc.names import safe
-from apfunc.page import base_name, common_start, fixed, safe_text
+from apfunc.page import base_name, common_start, count, fixed, safe_text
 from apfunc.style import CSS
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -116,14 +116,17 @@ def warnings(inventory, quality=None, readnoise=None, frames=None, pictures=(), 
     makeshift = Counter(part for r in stock if r.get("kind") == "light"
                         for part in str(r.get("reason") or "").split("; ")
                         if re.match(r"no (bias|dark|flat)|.*scaled by|.*\d{2,} days", part))
-    told += [f"{_count(n, 'light')}: {part}" for part, n in makeshift.items()]
+    told += [f"{count(n, 'light')}: {part}" for part, n in makeshift.items()]
     for master in masters:
         left = sections.cards(master.get("header"), "EXC")
         if left:
-            told.append(f"{master['name']}: {_count(len(left), 'frame')} left out ({_some(left, 4)})")
-    relative = [n for n, f in (frames or {}).items() if "relative" in str((f.get("header") or {}).get("WCSSRC", ""))]
-    if relative:
-        told.append(f"{_count(len(relative), 'light')} registered to each other only: no catalogue covers the field")
+            told.append(f"{master['name']}: {count(len(left), 'frame')} left out ({_some(left, 4)})")
+    ties = Counter(str((f.get("header") or {}).get("WCSSRC", "")) for f in (frames or {}).values())
+    for tie, n in sorted(ties.items()):
+        if "relative" in tie:
+            told.append(f"{count(n, 'light')} registered to each other only: no catalogue covers the field")
+        elif "only" in tie:
+            told.append(f"{count(n, 'light')}: the tie to the sky is weak ({tie})")
     for picture in pictures:
         header = picture.get("header") or {}
         if picture.get("reason"):
@@ -140,7 +143,3 @@ def warnings(inventory, quality=None, readnoise=None, frames=None, pictures=(), 
 
 def _some(words, most):
     return "; ".join(words[:most]) + "; …" * (len(words) > most)
-
-
-def _count(n, word):
-    return f"{n} {word}{'s' * (n != 1)}"

@@ -7,8 +7,8 @@ import re
 
 from apfunc import svg
 from apfunc.header import number
-from apfunc.page import (base_name, common_start, exposure, finite, fixed, href, image, median, safe_text, short, table,
-                         with_error)
+from apfunc.page import (base_name, common_start, count, exposure, finite, fixed, href, image, median, safe_text, short,
+                         table, with_error)
 
 KINDS = {"composite": "Colour composite", "coadd": "Stack", "continuum": "Line image, continuum subtracted"}
 PLOTS = (("fwhm_arcsec", "Seeing, FWHM", "arcsec", 0.5, 0), ("fwhm_px", "FWHM", "pixel", 0.5, 0),
@@ -56,7 +56,7 @@ def pictures(given):
 def _picture(p):
     header = p.get("header") or {}
     known = lambda key: number(header, key) is not None
-    said = [f"{header['NCOMBINE']} frames" if header.get("NCOMBINE") else None, exposure(number(header, "EXPTIME")),
+    said = [count(header["NCOMBINE"], "frame") if header.get("NCOMBINE") else None, exposure(number(header, "EXPTIME")),
             f"FWHM {fixed(number(header, 'FWHM'), 2)} px" if known("FWHM") else None,
             f"zero point {fixed(number(header, 'MAGZP'), 2)}" if known("MAGZP") else None,
             f"continuum × {fixed(header['CONTSCAL'], 4)}" if known("CONTSCAL") else None,
@@ -162,7 +162,7 @@ def masters(given):
     for m in given:
         h = m.get("header") or {}
         known = lambda key: number(h, key) is not None
-        said = [f"{h['NCOMBINE']} frames" if h.get("NCOMBINE") else None, exposure(number(h, "EXPTIME")),
+        said = [count(h["NCOMBINE"], "frame") if h.get("NCOMBINE") else None, exposure(number(h, "EXPTIME")),
                 f"{fixed(number(h, 'CCD-TEMP'), 1)} °C" if known("CCD-TEMP") else None,
                 f"median {short(m.get('median'))}, scatter {short(m.get('std'))}" if finite(m.get("median")) else None,
                 f"noise {short(number(h, 'NOISE'))}" if known("NOISE") else None,
@@ -200,4 +200,4 @@ def left_out(stock):
             if r.get("reason") and (r.get("used") in (False, "False") or r.get("kind") in ("unreadable", "unknown"))]
     if not rows:
         return ""
-    return f'<details><summary>{len(rows)} frames</summary>{table(("kind", "file", "reason"), rows)}</details>'
+    return f'<details><summary>{count(len(rows), "frame")}</summary>{table(("kind", "file", "reason"), rows)}</details>'

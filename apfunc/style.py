@@ -32,6 +32,7 @@ nav a:hover { text-decoration: underline }
 #detector .grid { margin-top: 16px }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; min-width: 0 }
 .hero { margin-bottom: 16px }
+.hero figure:only-child { max-width: 980px }
 .grid, .plots { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)) }
 .hero { grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); align-items: start }
 .small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 210px), 1fr)) }

@@ -25,7 +25,7 @@ def order(name):
     return known.index(band(name)) if band(name or "") in known else len(known), str(name)
 
 
-def ticks(low, high, count=4):
+def ticks(low, high, count=5):
     """Round numbers (1, 2 or 5 times a power of ten apart) within [low, high], about `count` of them."""
     rough = (high - low) / max(count, 1)
     power = 10.0**math.floor(math.log10(rough))
@@ -57,7 +57,7 @@ def plot(points, label, unit="", least=0.0, floor=None, together=False):
     points = [p for p in points if all(isinstance(p[k], (int, float)) and math.isfinite(p[k]) for k in "xy")]
     if not points:
         return ""
-    x0, x1 = span([p["x"] for p in points], 0.5)
+    x0, x1 = span([p["x"] for p in points], 0.1)
     y0, y1 = span([p["y"] for p in points], least)
     y0 = y0 if floor is None else max(y0, floor)
     at_x = lambda x: LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
@@ -67,7 +67,7 @@ def plot(points, label, unit="", least=0.0, floor=None, together=False):
     for y in ticks(y0, y1):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"/>'
                      f'<text class="tick" x="{LEFT - 7}" y="{at_y(y) + 3.5:.1f}" text-anchor="end">{y:.6g}</text>')
-    steps = [h for h in (1 / 12, 1 / 6, 1 / 4, 1 / 2, 1, 2, 3, 6) if (x1 - x0) / h <= 6.5] or [math.ceil((x1 - x0) / 6)]
+    steps = [h for h in (1 / 60, 1 / 30, 1 / 12, 1 / 6, 1 / 4, 1 / 2, 1, 2, 3, 6) if (x1 - x0) / h <= 6.5] or [math.ceil((x1 - x0) / 6)]
     for i in range(math.ceil(x0 / steps[0]), math.floor(x1 / steps[0]) + 1):
         hour = i * steps[0]
         parts.append(f'<text class="tick" x="{at_x(hour):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{clock(hour)}</text>')

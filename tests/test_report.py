@@ -139,6 +139,12 @@ def test_nothing_of_the_night_breaks_out(word):
     assert "\u202e" not in "".join(page_.text)
 
 
+def test_a_weak_tie_to_the_sky_is_told():
+    told = warnings(None, frames={n: {"header": {"WCSSRC": "Gaia, 2 stars only"}} for n in "ab"}
+                    | {"c": {"header": {"WCSSRC": "Gaia"}}})
+    assert told == ["2 lights: the tie to the sky is weak (Gaia, 2 stars only)"]
+
+
 def test_one_file_without_network_or_scripts():
     content = report(**night())
     assert "Content-Security-Policy" in content and "default-src 'none'" in content
