@@ -19,6 +19,7 @@ STRIP = 128     # rows worked on at a time
 HALO = 16      # rows more on either side, for the smoothing of colour
 WIDTH = 2.0    # standard deviation of that smoothing where light is faint, in blocks of 2 x 2 pixels
 CLOSE = 1.0    # and where it is bright
+SUN = {"bp_rp": 0.82, "bv": 0.65}  # the Sun's colour
 STRETCHES = ("auto", "arcsinh", "linear")
 
 
@@ -30,10 +31,10 @@ def composite(images, palette=None, stretch="auto", balance="stars", weights=Non
              says it.  NaN = no value: black where it is the border, filled from around where it is a small hole.
     palette  see apfunc.palette: "RGB", "LRGB", "HaRGB", "SHO", "HOO", three filters "SII,OIII,Ha"; None: the best.
     stretch  "auto" suits itself to noise and nebula (apfunc.stretch.curve); "arcsinh" and "linear" run from the sky to
-             `white`, softened at `soft` (linear: not at all), in units of the brightest channel's noise-free scale [adu].
+             `white`, softened at `soft` (linear: not at all), both in adu of the filter whose factor is 1.
     balance  "stars": the mean unsaturated star is white, or with `catalog` (Table ra, dec and a colour bp_rp or bv) a
-             star of the Sun's colour is; "signal": the brighter parts of all channels alike (default for SHO, HOO
-             and the like); "none".  Too few stars for it: "signal".
+             star of the Sun's colour is; "signal": the brighter parts of all channels alike (what narrow bands get,
+             where the colour of stars means nothing); "none".  Fewer than three stars: "signal".
     weights  by hand: dict from role or filter to a factor on that image, after its sky; replaces balance.
     ha       share of H-alpha in red for HaRGB, 0 to 1; default by the noise of both.  Stars keep their colour whatever it is.
     strength, saturation: 1 is the default; more shows more.  denoise: the share, 0 to 1, of the noise in the
@@ -41,8 +42,8 @@ def composite(images, palette=None, stretch="auto", balance="stars", weights=Non
 
     Row 0 is the row 0 of the images (the bottom of the sky); `apfunc.picture.encode` turns it for display.  The header
     is a copy of the first image's without what belongs to one filter, its WCS shifted with the crop; it has PALETTE, NOTE
-    (what was missing), CROLE, CGREEN…: COLORn = "role filter weight", BALANCE, NBALANCE (stars), SOFTEN, WHITE,
-    STRETCH, CROPX0, CROPY0.  Raises ValueError when shapes differ, nothing overlaps, or the palette says nothing.
+    (what was missing), COLOR1… ("role filter factor"), BALANCE, NBALANCE (stars), STRETCH, SOFTEN, WHITE, HASHARE, CROPX0
+    and CROPY0 (columns and rows cut off at the left and the bottom).  Raises ValueError when shapes differ, nothing overlaps, or the palette says nothing.
     """
     if stretch not in STRETCHES:
         raise ValueError(f"unknown stretch {stretch}; choose {', '.join(STRETCHES)}")
@@ -160,12 +161,12 @@ def _by_stars(data, clearest, skies, noises, saturates, catalog, header, window)
     if good.sum() < 3:
         return None, int(good.sum())
     flux, error = flux[:, good], error[:, good]
-    if catalog is not None:
-        flux = flux * _solar(flux, x[good] + window[1].indices(10**9)[0], y[good] + window[0].indices(10**9)[0], catalog, header)
     first = int(np.argmax(np.median(flux / error, axis=1)))
     trust = np.minimum((flux / error).min(0), 30)
     ratios = np.log(flux / flux[first])
-    return np.exp(-np.array([_middle(r, trust) for r in ratios])), int(good.sum())
+    colour = None if catalog is None else _colours(x[good] + (window[1].start or 0), y[good] + (window[0].start or 0), catalog, header)
+    grey = [_middle(r, trust) if colour is None else _at_sun(colour, r, trust) for r in ratios]
+    return np.exp(-np.array(grey)), int(good.sum())
 
 
 def _middle(values, weights):
@@ -177,24 +178,28 @@ def _middle(values, weights):
     return np.average(values[good], weights=weights[good])
 
 
-def _solar(flux, x, y, catalog, header):
-    """Factors (images, 1) that take the mean colour of the stars to the Sun's, by their catalogue colours; ones without."""
+def _colours(x, y, catalog, header):
+    """Catalogue colour less the Sun's of the stars at (x, y), NaN where unknown; None when it is of no use."""
     from astropy.wcs import WCS
-    column, sun = next(((c, v) for c, v in (("bp_rp", 0.82), ("bv", 0.65)) if c in catalog.colnames), (None, 0))
-    if column is None or "CTYPE1" not in header:
-        return np.ones((len(flux), 1))
+    column, sun = next(((c, v) for c, v in SUN.items() if c in catalog.colnames), (None, 0))
+    if column is None or "CTYPE1" not in header or len(catalog) == 0:
+        return None
     cx, cy = WCS(header).all_world2pix(np.asarray(catalog["ra"], "f8"), np.asarray(catalog["dec"], "f8"), 0, quiet=True)
     distance = np.hypot(x[:, None] - cx, y[:, None] - cy)
     near = distance.argmin(1)
-    colour = np.asarray(catalog[column], "f8")[near] - sun
-    known = (distance[np.arange(len(x)), near] < 3) & np.isfinite(colour)
-    if known.sum() < 5 or np.ptp(colour[known]) < 0.3:
-        return np.ones((len(flux), 1))
-    tilt = []
-    for ratio in np.log(flux[:, known] / flux[:, known].mean(0)):
-        a, b = np.polyfit(colour[known], ratio, 1)
-        tilt.append(np.exp(np.median(ratio) - b))  # from the median star to one of the Sun's colour
-    return 1 / np.array(tilt)[:, None]
+    colour = np.where(distance[np.arange(len(x)), near] < 3, np.asarray(catalog[column], "f8")[near] - sun, np.nan)
+    known = np.isfinite(colour)
+    return colour if known.sum() >= 5 and np.ptp(colour[known]) > 0.3 else None
+
+
+def _at_sun(colour, values, weights):
+    """Where the straight line of values over colour is at the Sun's colour; robust."""
+    good = np.isfinite(colour)
+    for _ in range(4):
+        line = np.polyfit(colour[good], values[good], 1, w=weights[good])
+        rest = np.abs(values - np.polyval(line, colour))
+        good = np.isfinite(colour) & (rest <= 3 * 1.4826 * np.median(rest[good]) + 1e-6)
+    return line[1]
 
 
 def _by_signal(data, skies, noises):
@@ -205,10 +210,10 @@ def _by_signal(data, skies, noises):
         blocks = np.median(small.transpose(0, 2, 1, 3).reshape(-1, small.shape[1] * small.shape[3]), axis=1)
         blocks = blocks[np.isfinite(blocks)]
         levels.append(max(np.quantile(blocks, 0.98) - sky if blocks.size else 0, 0.5 * noise, 1e-30))
-    factors = 1 / np.array(levels)
+    factors = min(levels) / np.array(levels)
     noisy = factors * noises
     factors *= np.minimum(1, 8 * noisy.min() / np.maximum(noisy, 1e-30))
-    return factors / factors.max() if np.isfinite(factors).all() else np.ones(len(data))
+    return factors / factors.max() if factors.max() > 0 else np.ones(len(data))
 
 
 def _mixture(used, roles, weight, noises, ha):
@@ -299,13 +304,13 @@ def _repair(planes, full):
         if not hole.any():
             continue
         plane[hole] = np.nan
-        for reach in (1, 2, 4):
+        for reach in (1, 1, 2, 2, 2, 2, 3, 3):  # from the rim of a hole inwards; a border, seen from one side only, stays
             y, x = np.nonzero(np.isnan(plane))
             if len(y) == 0 or len(y) > 0.2 * plane.size:
                 break
             near, _ = starflux.cutouts(plane, x, y, reach)
             count = np.isfinite(near).sum(1)
-            enough = count >= 0.3 * near.shape[1]
+            enough = count > 0.5 * near.shape[1]
             plane[y[enough], x[enough]] = np.nansum(near[enough], axis=1) / count[enough]
         hole = np.isnan(plane)
         missing |= hole

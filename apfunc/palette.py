@@ -10,26 +10,30 @@ PALETTES = {"HaRGB": {"R": "R", "G": "G", "B": "B", "Ha": "Ha"},
             "HOO": {"R": "Ha", "G": "OIII", "B": "OIII"}}
 WAVELENGTH = {"u": 355, "U": 365, "B": 440, "g": 477, "Hb": 486, "OIII": 501, "G": 530, "V": 551, "L": 560, "r": 623, "R": 640,
               "Ha": 656, "NII": 658, "SII": 672, "i": 763, "I": 800, "z": 905}  # nm
+VISIBLE = (640, 540, 450)  # what red, green and blue would be
 NARROW = ("Ha", "Hb", "OIII", "SII", "NII")
 
 
 def palettes_for(filters):
     """The pictures worth making from `filters`, best first: {palette: list of the filters it uses}.
 
-    One in natural colours (HaRGB or RGB, and LRGB), one in each narrow-band palette there is all for; else the
-    nearest to them that `palette_for` finds.  Empty without filters.
+    In natural colours HaRGB and LRGB, else RGB; in narrow bands SHO, else HOO; where there is neither, the nearest that
+    `palette_for` finds.  Empty without filters.
     """
     have = _bands(filters)
-    found = {name: [have[b] for b in dict.fromkeys(roles.values())] for name, roles in PALETTES.items() if set(roles.values()) <= set(have)}
-    if "SHO" in found:
-        found.pop("HOO")
-    if "HaRGB" in found or "LRGB" in found:
-        found.pop("RGB")
-    broad = sum(b not in NARROW and b in WAVELENGTH and b != "L" for b in have)
-    if not found or broad >= 3 and not set(found) & {"HaRGB", "LRGB", "RGB"}:
-        name, roles, _ = palette_for(filters) if filters else (None, {}, None)
-        found = ({name: list(dict.fromkeys(roles.values()))} if name else {}) | found
-    return found
+    names = [name for name, roles in PALETTES.items() if set(roles.values()) <= set(have)]
+    for better, worse in (("SHO", "HOO"), ("HaRGB", "RGB"), ("LRGB", "RGB")):
+        if better in names and worse in names:
+            names.remove(worse)
+    broad = [b for b in have if b in WAVELENGTH and b not in (*NARROW, "L")]
+    if have and (not names or len(broad) > 2 and not set(names) & {"HaRGB", "LRGB", "RGB"}):
+        name, roles = _nearest(have)
+        return {name: list(dict.fromkeys(roles.values()))} | {n: _used(palette_for(filters, n)) for n in names}
+    return {name: _used(palette_for(filters, name)) for name in names}
+
+
+def _used(found):
+    return list(dict.fromkeys(found[1].values()))
 
 
 def palette_for(filters, wanted=None):
@@ -94,29 +98,27 @@ def _plain(name):
 
 def _nearest(have):
     """(palette, roles) from whatever there is, the longer wavelength the redder."""
+    from itertools import combinations
     order = sorted(have, key=lambda b: (-WAVELENGTH.get(b, 0), b))
-    broad = [b for b in order if b not in NARROW and b != "L"]
-    colours = broad if len(broad) >= 3 else [b for b in order if b != "L"]
-    if len(broad) == 2 and len(colours) > 3:
-        colours = broad + [b for b in colours if b not in broad][:1]
-        colours.sort(key=order.index)
-    if len(colours) >= 3:
-        middle = min(colours[1:-1], key=lambda b: abs(WAVELENGTH.get(b, 0) - (WAVELENGTH.get(colours[0], 0) + WAVELENGTH.get(colours[-1], 0)) / 2))
-        roles = {"R": colours[0], "G": middle, "B": colours[-1]}
-        name = "RGB" if len(broad) >= 3 else "".join(_plain(b) for b in roles.values())
-        if len(broad) >= 3 and "Ha" in have:
+    colours = [b for b in order if b != "L"]
+    broad = [b for b in colours if b not in NARROW]
+    pool = broad if len(broad) >= 3 else colours
+    if len(pool) >= 3:
+        best = min(combinations(pool, 3), key=lambda three: sum(abs(WAVELENGTH.get(b, 0) - w) for b, w in zip(three, VISIBLE)))
+        roles = dict(zip("RGB", best))
+        name = "RGB" if pool is broad else "".join(_plain(b) for b in best)
+        if pool is broad and "Ha" in have:
             name, roles = "HaRGB", roles | {"Ha": "Ha"}
         if "L" in have:
             name, roles = {"RGB": "LRGB"}.get(name, name), roles | {"L": "L"}
     elif len(colours) == 2 and set(colours) <= set(NARROW):
         roles = {"R": colours[0], "G": colours[1], "B": colours[1]}
-        name = "".join(_plain(b)[0] for b in roles.values())
-    elif len(colours) == 2:
-        roles = {"R": colours[0], "B": colours[1]} | ({"L": "L"} if "L" in have else {})
-        name = "".join(_plain(b) for b in colours)
-    elif len(order) == 2:  # luminance and one colour
-        roles = dict(zip("RB", order))
-        name = "".join(_plain(b) for b in order)
-    else:
+        name = "".join(b[0] for b in roles.values())
+    elif len(order) == 1:
         roles, name = {"L": order[0]}, _plain(order[0])
+    else:
+        roles = dict(zip("RB", colours if len(colours) == 2 else order))
+        name = "".join(_plain(b) for b in roles.values())
+        if len(colours) == 2 and "L" in have:
+            name, roles = name + "L", roles | {"L": "L"}
     return name, {role: have[b] for role, b in roles.items()}

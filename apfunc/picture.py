@@ -87,33 +87,27 @@ def _tiff(pixels, packet, quality):
 def avm(header, shape):
     """The XMP packet (bytes) of the AVM tags that a header gives for a picture of `shape`; empty without any."""
     from xml.sax.saxutils import escape
-    tags = {"Title": text(header, "OBJECT"), "Subject.Name": text(header, "OBJECT"), "Facility": text(header, "TELESCOP"),
-            "Instrument": text(header, "INSTRUME"), "Date": text(header, "DATE-OBS")}
-    tags |= _spatial(header, shape)
-    lines = []
-    for name, value in tags.items():
-        if value is None:
-            continue
-        space = "dc" if name == "Title" else "photoshop" if name == "Date" else "avm"
-        if name == "Date":
-            name, space = "Image.ReleaseDate", None
-        if space is None:
-            continue
-        if isinstance(value, list):
-            inner = "<rdf:Seq>" + "".join(f"<rdf:li>{v!r}</rdf:li>" for v in value) + "</rdf:Seq>"
-        elif name == "Title":
-            name, inner = "title", f'<rdf:Alt><rdf:li xml:lang="x-default">{escape(value)}</rdf:li></rdf:Alt>'
-        elif name in ("Subject.Name", "Facility", "Instrument"):
-            inner = f"<rdf:Bag><rdf:li>{escape(str(value))}</rdf:li></rdf:Bag>" if name == "Subject.Name" else f"<rdf:Seq><rdf:li>{escape(str(value))}</rdf:li></rdf:Seq>"
-        else:
-            inner = escape(str(value))
-        lines.append(f"<{space}:{name}>{inner}</{space}:{name}>")
-    if not lines:
+
+    def several(kind, values):
+        return f"<rdf:{kind}>" + "".join(f"<rdf:li>{v}</rdf:li>" for v in values) + f"</rdf:{kind}>"
+
+    said = {key: escape(value) for key in ("OBJECT", "TELESCOP", "INSTRUME") if (value := text(header, key))}
+    tags = {}
+    if "OBJECT" in said:
+        tags["dc:title"] = f'<rdf:Alt><rdf:li xml:lang="x-default">{said["OBJECT"]}</rdf:li></rdf:Alt>'
+        tags["dc:subject"] = several("Bag", [said["OBJECT"]])
+    for tag, key in (("avm:Facility", "TELESCOP"), ("avm:Instrument", "INSTRUME")):
+        if key in said:
+            tags[tag] = several("Seq", [said[key]])
+    for tag, value in _spatial(header, shape).items():
+        tags[f"avm:{tag}"] = several("Seq", [repr(float(v)) for v in value]) if isinstance(value, list) else str(value)
+    if not tags:
         return b""
-    return ('<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" '
-            'xmlns:avm="http://www.communicatingastronomy.org/avm/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/">'
-            '<rdf:Description rdf:about=""><avm:MetadataVersion>1.1</avm:MetadataVersion>' + "".join(lines) +
-            "</rdf:Description></rdf:RDF></x:xmpmeta>").encode()
+    return ('<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+            '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:dc="http://purl.org/dc/elements/1.1/" '
+            'xmlns:avm="http://www.communicatingastronomy.org/avm/1.0/"><rdf:Description rdf:about="">'
+            "<avm:MetadataVersion>1.1</avm:MetadataVersion>" + "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags.items()) +
+            '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>').encode()
 
 
 def _spatial(header, shape):
@@ -127,7 +121,7 @@ def _spatial(header, shape):
         return {}
     handed = 1 if cd[0, 0] * cd[1, 1] - cd[0, 1] * cd[1, 0] > 0 else -1
     scale = [float(handed * np.hypot(cd[0, 0], cd[1, 0])), float(np.hypot(cd[0, 1], cd[1, 1]))]
-    rotation = float(np.degrees(np.arctan2(-handed * cd[0, 1], cd[1, 1])))
+    rotation = float(np.degrees(np.arctan2(-cd[0, 1], cd[1, 1])))
     frame = text(header, "RADESYS") or "ICRS"
     return {"Spatial.CoordinateFrame": frame if frame in ("ICRS", "FK5", "FK4") else "ICRS", "Spatial.Equinox": number(header, "EQUINOX") or 2000.0,
             "Spatial.ReferenceValue": values[:2], "Spatial.ReferenceDimension": [float(shape[1]), float(shape[0])],
