@@ -1,7 +1,7 @@
 """Image arithmetic: one image, or an image with another one or with a number.
 
-    out = op(a)        neg abs sqrt log log10 exp square
-    out = op(a, b)     add sub mul div pow mod min max      (also written + - * / ** %)
+out = op(a)        neg abs sqrt log log10 exp square
+out = op(a, b)     add sub mul div pow mod min max      (also written + - * / ** %)
 """
 
 import math
@@ -10,10 +10,25 @@ import numpy as np
 
 from apfunc.header import history, number, text
 
-UNARY = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "log": np.log, "log10": np.log10, "exp": np.exp,
-         "square": np.square}
-BINARY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power, "mod": np.mod,
-          "min": np.minimum, "max": np.maximum}
+UNARY = {
+    "neg": np.negative,
+    "abs": np.abs,
+    "sqrt": np.sqrt,
+    "log": np.log,
+    "log10": np.log10,
+    "exp": np.exp,
+    "square": np.square,
+}
+BINARY = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "pow": np.power,
+    "mod": np.mod,
+    "min": np.minimum,
+    "max": np.maximum,
+}
 SIGNS = {"+": "add", "-": "sub", "*": "mul", "/": "div", "**": "pow", "^": "pow", "%": "mod"}
 
 
@@ -58,7 +73,9 @@ def _is_image(operand):
 
 def _check(op, a, b):
     if op not in UNARY and op not in BINARY:
-        raise ValueError(f"unknown operation {op}; there are {' '.join(UNARY)} (one image), {' '.join(BINARY)} (two operands)")
+        raise ValueError(
+            f"unknown operation {op}; there are {' '.join(UNARY)} (one image), {' '.join(BINARY)} (two operands)"
+        )
     if op in BINARY and b is None:
         raise ValueError(f"{op} needs a second operand; give an image or a number")
     if op in UNARY and b is not None:
@@ -93,7 +110,9 @@ def _linear(op, a, b):
         return (-1.0, 0.0) if op == "neg" else None
     value = float(b if _is_image(a) else a)
     known = {"add": (1.0, value), "mul": (value, 0.0)}
-    known |= {"sub": (1.0, -value), "div": (1 / value if value else 0.0, 0.0)} if _is_image(a) else {"sub": (-1.0, value)}
+    known |= (
+        {"sub": (1.0, -value), "div": (1 / value if value else 0.0, 0.0)} if _is_image(a) else {"sub": (-1.0, value)}
+    )
     return known.get(op)
 
 
@@ -104,8 +123,11 @@ def _adapt(header, op, a, b):
     factor, shift = (0.0, 0.0) if both else _linear(op, a, b) or (0.0, 0.0)
     kept = {"SATURATE": None, "EGAIN": None, "RDNOISE": None}
     if factor and math.isfinite(factor) and math.isfinite(shift):
-        kept = {"SATURATE": saturate * factor + shift if saturate is not None and factor > 0 else None,
-                "EGAIN": gain / abs(factor) if gain is not None else None, "RDNOISE": noise}
+        kept = {
+            "SATURATE": saturate * factor + shift if saturate is not None and factor > 0 else None,
+            "EGAIN": gain / abs(factor) if gain is not None else None,
+            "RDNOISE": noise,
+        }
     elif both and op in ("add", "sub") and gain is not None and gain == number(b[1], "EGAIN"):
         other = number(b[1], "RDNOISE")
         kept |= {"EGAIN": gain, "RDNOISE": math.hypot(noise, other) if None not in (noise, other) else None}

@@ -11,9 +11,10 @@ import numpy as np
 from apfunc import psfmatch, starflux
 from apfunc.header import history, number, text
 
-AGREE = 3.0   # sigmas between the two scales above which they disagree
-FEWEST = 3    # stars for a scale from stars
-LEFT = 0.25   # share of the PSF's effect on the scale that matching may leave; goes into the error
+AGREE = 3.0  # sigmas between the two scales above which they disagree
+FEWEST = 3  # stars for a scale from stars
+LEFT = 0.25  # share of the PSF's effect on the scale that matching may leave; goes into the error
+GRID = {"CRVAL1": 1e-5, "CRVAL2": 1e-5, "CRPIX1": 0.05, "CRPIX2": 0.05, "CD1_1": 1e-8, "CD2_2": 1e-8}  # may differ by
 
 
 def continuum(line, cont, scale=None, stars=None, match=True):
@@ -47,7 +48,7 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     shapes = [psfmatch.profile(d, x[:100], y[:100], n, g) for d, n, g in zip((one, two), (noisel, noisec), gains)]
     widths = [np.nan if p is None else psfmatch.fwhm(p) for p, _ in shapes]
     radius = float(np.clip(1.5 * np.nanmax([3.0 if np.isnan(widths).all() else 0.0, *widths]), 2.5, 15))
-    before, measured = _from_stars(one, two, x, y, radius, gains)
+    before, _ = _from_stars(one, two, x, y, radius, gains)
     convolved = "none"
     if match and np.isfinite(widths).all():
         one, two, convolved = _matched(one, two, x, y, psfmatch.alike(shapes), widths, (noisel, noisec), radius)
@@ -62,8 +63,11 @@ def continuum(line, cont, scale=None, stars=None, match=True):
 
     _describe(header, cont[1], s, error, source, by_stars, by_pixels, measured)
     for key, value, comment in (
-            ("CONTSKYL", skyl, "[adu] sky removed from the narrow band"), ("CONTSKYC", skyc, "[adu] sky removed from the broad band"),
-            ("CONTFWL", widths[0], "[pixel] FWHM of the narrow band"), ("CONTFWC", widths[1], "[pixel] FWHM of the broad band")):
+        ("CONTSKYL", skyl, "[adu] sky removed from the narrow band"),
+        ("CONTSKYC", skyc, "[adu] sky removed from the broad band"),
+        ("CONTFWL", widths[0], "[pixel] FWHM of the narrow band"),
+        ("CONTFWC", widths[1], "[pixel] FWHM of the broad band"),
+    ):
         _put(header, key, value, comment)
     header["CONTCONV"] = (convolved, "image convolved to match the PSFs")
     for key in ("EGAIN", "RDNOISE", "SATURATE"):
@@ -75,10 +79,12 @@ def continuum(line, cont, scale=None, stars=None, match=True):
 def _same_grid(line, cont):
     (a, one), (b, two) = line, cont
     if np.shape(a) != np.shape(b):
-        raise ValueError(f"the images are {a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]} pixels; resample both to one grid")
+        raise ValueError(
+            f"the images are {a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]} pixels; resample both to one grid"
+        )
     if not np.isfinite(a).any() or not np.isfinite(b).any():
         raise ValueError("one of the images holds no value at all; check its stack")
-    for key, tolerance in (("CRVAL1", 1e-5), ("CRVAL2", 1e-5), ("CRPIX1", 0.05), ("CRPIX2", 0.05), ("CD1_1", 1e-8), ("CD2_2", 1e-8)):
+    for key, tolerance in GRID.items():
         p, q = number(one, key), number(two, key)
         if p is not None and q is not None and abs(p - q) > tolerance:
             raise ValueError(f"the images are on different grids ({key} is {p:g} and {q:g}); resample both to one grid")
@@ -102,7 +108,7 @@ def _places(one, two, noisel, noisec, stars):
         good = np.asarray(stars["flags"] == 0) if "flags" in stars.colnames else np.ones(len(stars), bool)
         x, y = (np.rint(np.asarray(stars[c], "f8")[good]).astype(int) for c in ("x", "y"))
         inside = (x >= 12) & (y >= 12) & (x < one.shape[1] - 12) & (y < one.shape[0] - 12)
-        return x[inside][:starflux.MOST], y[inside][:starflux.MOST]
+        return x[inside][: starflux.MOST], y[inside][: starflux.MOST]
     both = one / max(noisel, 1e-9) + two / max(noisec, 1e-9)
     return starflux.peaks(both, np.sqrt(2))
 
@@ -111,10 +117,19 @@ def _matched(one, two, x, y, shapes, widths, noises, radius):
     """Both images with one PSF, and which of them was convolved for it."""
     flux, error, half = np.array([starflux.fluxes(d, x, y, radius) for d in (one, two)]).transpose(1, 0, 2)
     good = starflux.good_stars(flux, error, half)
-    good[good] = starflux.slope(flux[1, good], error[1, good], flux[0, good], error[0, good])[2]  # not those with a nebula on them
+    good[good] = starflux.slope(flux[1, good], error[1, good], flux[0, good], error[0, good])[
+        2
+    ]  # not those with a nebula on them
     a, b = (0, 1) if widths[0] <= widths[1] else (1, 0)
-    kernel = psfmatch.kernel((one, two)[a], (one, two)[b], x[good], y[good], (shapes[a], shapes[b]), flux[[a, b]][:, good],
-                             (noises[a], noises[b]))
+    kernel = psfmatch.kernel(
+        (one, two)[a],
+        (one, two)[b],
+        x[good],
+        y[good],
+        (shapes[a], shapes[b]),
+        flux[[a, b]][:, good],
+        (noises[a], noises[b]),
+    )
     soft = psfmatch.convolve((one, two)[a], kernel)
     return (soft, two, "line") if a == 0 else (one, soft, "continuum")
 
@@ -123,7 +138,9 @@ def _from_stars(one, two, x, y, radius, gains):
     """(scale, error) from the stars, and (line flux, continuum flux, error) of those used."""
     if len(x) == 0:
         return (np.nan, np.nan), (np.zeros(0),) * 3
-    flux, error, half = np.array([starflux.fluxes(d, x, y, radius, g) for d, g in ((one, gains[0]), (two, gains[1]))]).transpose(1, 0, 2)
+    flux, error, half = np.array(
+        [starflux.fluxes(d, x, y, radius, g) for d, g in ((one, gains[0]), (two, gains[1]))]
+    ).transpose(1, 0, 2)
     (fl, fc), (el, ec) = flux, error
     good = starflux.good_stars(flux, error, half, (2, 5))
     s, _, _ = starflux.slope(fc[good], ec[good], fl[good], el[good])
@@ -136,46 +153,43 @@ def _from_stars(one, two, x, y, radius, gains):
 def _from_pixels(one, two, radius):
     """(scale, error): regression of the fine structure of the line image on that of the continuum image.
 
-    Fine structure is what rises above a box of 8 radii; it is taken where the smoothed continuum has much of
-    it, in stars, galaxies or dust alike.  Line emission is an outlier there, and left out.  The error is
-    that of the medians over nine parts of the field, or the formal one when it is larger.
+    Fine structure is what rises above a box of 4 radii, in blocks of 2 x 2 pixels; it is taken where the continuum
+    has much of it, in stars, galaxies or dust alike.  Line emission is an outlier there, and left out.  The
+    error is the jackknife's over nine parts of the field, or the formal one when it is larger.
     """
     from apfunc.background import separable
-    bad = ~(np.isfinite(one) & np.isfinite(two))
-    size = int(round(2 * radius))
-    share = separable((~bad).astype("f4"), np.ones(size + 1)) + 1e-3
-    core = np.ones(2) / 3
-    fine, rough = [], []
-    for data in (one, two):
-        filled = np.where(bad, 0, data).astype("f4")
-        soft = separable(filled, core)
-        wide = separable(filled, np.ones(size + 1)) / share
-        rough.append(soft - wide)
-        fine.append(soft - wide)
-    noises = [1.4826 * np.median(np.abs(f[::3, ::3] - np.median(f[::3, ::3]))) for f in fine]
+
+    half = int(np.ceil(radius))
+    small = [_blocks(data) for data in (one, two)]
+    bad = ~(np.isfinite(small[0]) & np.isfinite(small[1]))
+    box = np.ones(half + 1)
+    share = separable((~bad).astype("f4"), box)
+    small = [np.where(bad, 0, data).astype("f4") for data in small]
+    a, b = (data - separable(data, box) / np.maximum(share, 1) for data in small)
+    noises = [1.4826 * np.median(np.abs(f[::2, ::2] - np.median(f[::2, ::2]))) for f in (a, b)]
     if not min(noises) > 0:
         return np.nan, np.nan
-    edge = size
-    near = separable(bad.astype("f4"), np.ones(int(radius) + 1)) > 0.5
-    chosen = (rough[1] > 8 * noises[1]) & ~near
-    chosen[:edge] = chosen[-edge:] = chosen[:, :edge] = chosen[:, -edge:] = False
-    py, px = np.nonzero(chosen)
-    if len(py) < 30:
+    chosen = (b > 8 * noises[1]) & (share > 0.9 * share.max())  # not beside NaN or at the border
+    y, x = np.nonzero(chosen)
+    if len(y) < 15:
         return np.nan, np.nan
-    if len(py) > 20000:
-        keep = np.argsort(-rough[1][py, px], kind="stable")[:20000]
-        py, px = py[keep], px[keep]
-    b, a = fine[1][py, px], fine[0][py, px]
-    s, formal, used = starflux.slope(b, np.full(len(b), noises[1]), a, np.full(len(a), noises[0]), clip=3.0, start=0.3, most=0.2)
-    part = (3 * py // one.shape[0]) * 3 + 3 * px // one.shape[1]
-    ratios, weights = [], []
-    for k in np.unique(part[used]):
-        rest = used & (part != k)
-        if rest.sum() > 10:
-            ratios.append((a[rest] * b[rest]).sum() / (b[rest]**2).sum())
-    n = len(ratios)
-    spread = np.sqrt((n - 1) / n * np.sum((np.array(ratios) - np.mean(ratios))**2)) if n > 2 else 3 * formal
+    brightest = np.argsort(-b[y, x], kind="stable")[:20000]
+    y, x = y[brightest], x[brightest]
+    a, b = a[y, x].astype("f8"), b[y, x].astype("f8")
+    errors = [np.full(len(a), noise) for noise in noises]
+    s, formal, used = starflux.slope(b, errors[1], a, errors[0], clip=3.0, start=0.3, most=0.2)
+    part = 3 * (3 * y // bad.shape[0]) + 3 * x // bad.shape[1]
+    without = [used & (part != k) for k in np.unique(part[used])]
+    left = np.array([(a[w] * b[w]).sum() / (b[w] ** 2).sum() for w in without if w.any()])
+    spread = np.sqrt((len(left) - 1) * np.mean((left - left.mean()) ** 2)) if len(left) > 2 else 3 * formal
     return s, float(max(formal, spread))
+
+
+def _blocks(data):
+    """Means of blocks of 2 x 2 pixels; NaN where one of them is."""
+    data = data[: len(data) // 2 * 2, : data.shape[1] // 2 * 2]
+    down = data[::2] + data[1::2]
+    return (down[:, ::2] + down[:, 1::2]) / 4
 
 
 def _choice(scale, by_stars, by_pixels, count):
@@ -207,10 +221,17 @@ def _describe(header, cont, s, error, source, by_stars, by_pixels, measured):
         _put(header, "CONTDIFF", difference, "[sigma] stars - pixels")
         header["CONTAGRE"] = (bool(abs(difference) <= AGREE), "do the two factors agree")
     if len(fl):
-        weight = (s * fc / el)**2
-        _put(header, "CONTRESI", np.average((fl - s * fc) / (s * fc), weights=weight) if s else None,
-             "mean flux left in stars, of continuum flux")
-    for key, name, comment in (("CONTFILE", "RAWFILE", "the broad band"), ("CONTFILT", "FILTER", "filter of the broad band")):
+        weight = (s * fc / el) ** 2
+        _put(
+            header,
+            "CONTRESI",
+            np.average((fl - s * fc) / (s * fc), weights=weight) if s else None,
+            "mean flux left in stars, of continuum flux",
+        )
+    for key, name, comment in (
+        ("CONTFILE", "RAWFILE", "the broad band"),
+        ("CONTFILT", "FILTER", "filter of the broad band"),
+    ):
         if text(cont, name):
             header[key] = (text(cont, name), comment)
 

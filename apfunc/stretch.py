@@ -8,9 +8,9 @@ Every colour is multiplied by the same shown(I) / I, which keeps its hue.
 
 import numpy as np
 
-SKY = 0.09              # shown level of the sky: dark, a little above black
+SKY = 0.09  # shown level of the sky: dark, a little above black
 GRAIN = (0.007, 0.022)  # shown noise of a sky pixel: the least and the most that a curve is made for
-NEBULA = 0.42           # shown level that the brighter parts of a nebula are brought to, noise permitting
+NEBULA = 0.42  # shown level that the brighter parts of a nebula are brought to, noise permitting
 
 
 def curve(sample, noise, soft=None, white=None, strength=1.0):
@@ -18,8 +18,8 @@ def curve(sample, noise, soft=None, white=None, strength=1.0):
 
     sample  2-D, every n-th pixel of the intensity, or blocks of it; NaN is left out.  noise: of a sky pixel.
     soft    intensity below which the curve is straight; white: intensity that is shown white.  Where they are None
-            they are found: white is what one pixel in 30,000 exceeds, soft is such that the noise of the sky is shown with an
-            amplitude within GRAIN and, within that, the brighter parts of extended light at NEBULA.
+            they are found: white is what one pixel in 30,000 exceeds, soft is such that the noise of the sky is
+            shown with an amplitude within GRAIN and, within that, the brighter parts of extended light at NEBULA.
     strength  more than 1 shows more of what is faint, less than 1 less.
     """
     values = sample[np.isfinite(sample)]
@@ -28,11 +28,15 @@ def curve(sample, noise, soft=None, white=None, strength=1.0):
     noise = float(noise) if noise and np.isfinite(noise) and noise > 0 else max(float(np.ptp(values)) / 1000, 1e-30)
     white = float(white) if white is not None else max(float(np.quantile(values, 1 - 3e-5)), 40 * noise)
     if soft is None:
-        least, most = (_soft(lambda soft: noise / soft * _scale(soft, white), grain * strength, white) for grain in GRAIN[::-1])
+        least, most = (
+            _soft(lambda soft: noise / soft * _scale(soft, white), grain * strength, white) for grain in GRAIN[::-1]
+        )
         light = _extended(sample)
         soft = most
         if light > 0.3 * noise:
-            soft = _soft(lambda soft: _scale(soft, white) * np.arcsinh(light / soft), min(NEBULA * strength, 0.8), white)
+            soft = _soft(
+                lambda soft: _scale(soft, white) * np.arcsinh(light / soft), min(NEBULA * strength, 0.8), white
+            )
         soft = float(np.clip(soft, least, most))
     return float(soft), _scale(soft, white), white
 
@@ -55,7 +59,12 @@ def _extended(sample, block=8):
     rows, columns = (n // block * block for n in sample.shape)
     if not rows or not columns:
         return 0.0
-    blocks = sample[:rows, :columns].reshape(rows // block, block, -1, block).transpose(0, 2, 1, 3).reshape(-1, block * block)
+    blocks = (
+        sample[:rows, :columns]
+        .reshape(rows // block, block, -1, block)
+        .transpose(0, 2, 1, 3)
+        .reshape(-1, block * block)
+    )
     blocks = np.median(blocks[np.isfinite(blocks).all(1)], axis=1)
     return float(np.quantile(blocks, 0.97)) if blocks.size else 0.0
 

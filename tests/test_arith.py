@@ -22,15 +22,31 @@ def test_each_operation_is_its_python_twin():
     a, b = image([1.5, 2, -3, 7]), image([2, -4, 2, 3])
     import math
     import operator
-    twin = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "pow": operator.pow,
-            "mod": operator.mod, "min": min, "max": max}
+
+    twin = {
+        "add": operator.add,
+        "sub": operator.sub,
+        "mul": operator.mul,
+        "div": operator.truediv,
+        "pow": operator.pow,
+        "mod": operator.mod,
+        "min": min,
+        "max": max,
+    }
     assert set(twin) == set(BINARY)
     for op, function in twin.items():
         for second, values in ((b, b[0][0]), (3.0, [3.0] * 4)):
             expected = [function(float(x), float(y)) for x, y in zip(a[0][0], values)]
             np.testing.assert_allclose(arith(op, a, second)[0][0], expected, rtol=1e-6)
-    twin = {"neg": operator.neg, "abs": abs, "sqrt": math.sqrt, "log": math.log, "log10": math.log10, "exp": math.exp,
-            "square": lambda v: v * v}
+    twin = {
+        "neg": operator.neg,
+        "abs": abs,
+        "sqrt": math.sqrt,
+        "log": math.log,
+        "log10": math.log10,
+        "exp": math.exp,
+        "square": lambda v: v * v,
+    }
     assert set(twin) == set(UNARY)
     for op, function in twin.items():
         np.testing.assert_allclose(arith(op, image([1.5, 2, 7]))[0][0], [function(v) for v in (1.5, 2, 7)], rtol=1e-6)
@@ -83,13 +99,16 @@ def test_noise_keywords_follow():
     assert "BUNIT" not in arith("div", a, a)[1] and "EGAIN" not in arith("div", a, a)[1]
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("foo", image([1])), "unknown operation foo"),
-    (("add", image([1])), "second operand"),
-    (("sqrt", image([1]), 2), "takes one image"),
-    (("add", 1, 2), "no image"),
-    (("add", image([1, 2]), image([1])), "2x1 and 1x1"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("foo", image([1])), "unknown operation foo"),
+        (("add", image([1])), "second operand"),
+        (("sqrt", image([1]), 2), "takes one image"),
+        (("add", 1, 2), "no image"),
+        (("add", image([1, 2]), image([1])), "2x1 and 1x1"),
+    ],
+)
 def test_clear_errors(arguments, words):
     with pytest.raises(ValueError, match=words):
         arith(*arguments)
@@ -97,6 +116,7 @@ def test_clear_errors(arguments, words):
 
 def test_multiplication_matches_ccdproc():
     import warnings
+
     ccdproc = pytest.importorskip("ccdproc")
     rng = np.random.default_rng(1)
     a, b = (rng.normal(100, 10, (32, 32)).astype("f4") for _ in range(2))

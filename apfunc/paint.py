@@ -1,0 +1,207 @@
+"""From linear images to the pixels of a picture, in strips of rows: mended, calmed, stretched and kept in range."""
+
+import numpy as np
+
+from apfunc import starflux, stretch
+from apfunc.background import separable
+
+STRIP = 128  # rows worked on at a time
+HALO = 16  # rows more on either side, for the smoothing of colour
+WIDTH = 2.0  # standard deviation of that smoothing where light is faint, in blocks of 2 x 2 pixels
+CLOSE = 1.0  # and where it is bright
+
+
+def render(data, skies, full, mix, light, noise, curve, saturation, denoise, narrow):
+    """The picture, in strips of rows so that little memory is used."""
+    rows, columns = data[0].shape
+    rgb = np.zeros((rows, columns, 3), np.uint16)
+    grey = np.allclose(mix, mix[0])
+    for top in range(0, rows, STRIP):
+        low, high = max(0, (top - HALO) // 2 * 2), min(rows, top + STRIP + HALO)
+        part = slice(top - low, min(top + STRIP, rows) - low)
+        planes = [d[low:high] - np.float32(s) for d, s in zip(data, skies)]
+        missing, blown = _repair(planes, full)
+        bright = _combine(light, planes)
+        bright = _quiet(bright, noise, denoise, part)
+        if grey:
+            shown = np.float32(stretch.SKY) + bright * stretch.factor(bright, *curve[:2])
+            shown = np.clip(shown, 0, 1)
+            shown[missing[part]] = 0
+            rgb[top : top + len(shown)] = (shown * np.float32(65535) + np.float32(0.5)).astype(np.uint16)[:, :, None]
+            continue
+        mean = _combine(mix.mean(0), planes)
+        red, blue = (_combine(mix[c], planes) - mean for c in (0, 2))
+        red, blue = _calm(red, blue, mean, blown, noise, narrow, part)
+        scale = stretch.factor(bright, *curve[:2])
+        level = np.float32(stretch.SKY) + bright * scale
+        paint = scale * np.float32(saturation)
+        paint *= _fade(level, blown[part])
+        red, blue = red * paint, blue * paint
+        shown = np.stack([level + red, level - red - blue, level + blue])
+        _tame(shown, level)
+        shown[:, missing[part]] = 0
+        for c in range(3):
+            rgb[top : top + level.shape[0], :, c] = shown[c] * np.float32(65535) + np.float32(0.5)
+    return rgb
+
+
+def _combine(row, planes):
+    out = None
+    for factor, plane in zip(row, planes):
+        if factor:
+            out = plane * np.float32(factor) if out is None else out + plane * np.float32(factor)
+    return np.zeros_like(planes[0]) if out is None else out
+
+
+def _repair(planes, full):
+    """Fill small holes of `planes` in place from around them; what stays empty, and the saturated pixels, as masks."""
+    missing = np.zeros(planes[0].shape, bool)
+    blown = np.zeros(planes[0].shape, bool)
+    for plane, limit in zip(planes, full):
+        if limit is not None:
+            blown |= plane >= np.float32(0.98 * limit)
+        hole = ~np.isfinite(plane)
+        if not hole.any():
+            continue
+        plane[hole] = np.nan
+        for reach in (
+            1,
+            1,
+            2,
+            2,
+            2,
+            2,
+            3,
+            3,
+        ):  # from the rim of a hole inwards; a border, seen from one side only, stays
+            y, x = np.nonzero(np.isnan(plane))
+            if len(y) == 0 or len(y) > 0.2 * plane.size:
+                break
+            near, _ = starflux.cutouts(plane, x, y, reach)
+            count = np.isfinite(near).sum(1)
+            enough = count > 0.5 * near.shape[1]
+            plane[y[enough], x[enough]] = np.nansum(near[enough], axis=1) / count[enough]
+        hole = np.isnan(plane)
+        missing |= hole
+        plane[hole] = 0
+    if blown.any():
+        grown = blown.copy()
+        for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            for sign in (1, -1):
+                grown |= _shifted(blown, sign * dy, sign * dx)
+        blown = grown
+    return missing, blown
+
+
+def _shifted(mask, dy, dx):
+    out = np.zeros_like(mask)
+    a, b = mask.shape
+    out[max(dy, 0) : a + min(dy, 0), max(dx, 0) : b + min(dx, 0)] = mask[
+        max(-dy, 0) : a + min(-dy, 0), max(-dx, 0) : b + min(-dx, 0)
+    ]
+    return out
+
+
+def _quiet(bright, noise, share, part):
+    """Brightness of the rows `part`, the noise of smooth light lessened by `share`; stars and edges stay as they are.
+
+    A pixel is drawn to the mean round it the more, the less its surroundings vary beyond the noise (a Wiener filter:
+    Lee 1980, IEEE PAMI 2, 165).
+    """
+    rows, columns = (n // 2 * 2 for n in bright.shape)
+    if rows < 4 or columns < 4 or not noise > 0 or not share:
+        return bright[part]
+    small = _halved(bright, rows, columns) * np.float32(0.25)
+    kernel = np.array([1, 0.5])  # of blocks of 2 x 2 pixels
+    weight = 1 / (1 + np.maximum(small * np.float32(1 / (6 * noise)), 0) ** 2)
+    soft = _doubled(separable(weight * small, kernel) / separable(weight, kernel), bright.shape)
+    rest = bright - soft
+    varies = separable(_halved(rest**2, rows, columns), np.ones(2) / 3) / 4
+    noisy = np.minimum(np.float32(1.7 * noise**2) / np.maximum(varies, np.float32(1e-30)), 1)
+    rest = rest[part] * (1 - np.float32(share) * _doubled(noisy, bright.shape, part))
+    return soft[part] + rest
+
+
+def _calm(red, blue, mean, blown, noise, narrow, part):
+    """The colour differences of the rows `part` without the noise and the rings that the eye minds.
+
+    Where light is faint: their mean round a pixel, weighted against what is bright, so that no star stains the sky.
+    Where it is bright: the brightness times the mean colour round the pixel, weighted by light, so that stars whose
+    size differs from filter to filter have no rings; saturated pixels have no say in it.  With `narrow` bands stars
+    have no colour that means anything: they take that of the nebula round them.
+    """
+    rows, columns = (n // 2 * 2 for n in mean.shape)
+    if rows < 4 or columns < 4 or not noise > 0:
+        return red[part], blue[part]
+    wide, close = (np.exp(-(np.arange(int(3 * w) + 1) ** 2) / (2 * w**2)) for w in (WIDTH, CLOSE))
+    small = [_halved(v, rows, columns) for v in (mean, red, blue)]
+    weight = 1 / (1 + (small[0] * np.float32(1 / (8 * noise))) ** 2)
+    total = separable(weight, wide) + np.float32(1e-6)
+    soft = [separable(weight * v, wide) / total for v in small]
+    true = 1 - np.minimum(_halved(blown.astype("f4"), rows, columns), 1)
+    light = np.maximum(separable(true * small[0], close), np.float32(4 * noise))
+    hue = [separable(true * v, close) / light for v in small[1:]]
+    clear = np.maximum(small[0], 0) ** 2
+    clear /= clear + np.float32((32 * noise) ** 2)
+    point = np.clip(2 * (small[0] - soft[0]) / np.maximum(small[0], np.float32(noise)) - 0.2, 0, 1)  # is it a star?
+    if narrow:
+        clear *= 1 - point
+    else:  # no star is green: what makes it look so is a filter with wider wings
+        green = -hue[0] - hue[1]
+        excess = np.maximum(green - np.maximum(hue[0], hue[1]), 0) * point * np.float32(1 / 3)
+        hue = [h + excess for h in hue]
+    faint = [_doubled(np.float32(0.25) * (1 - clear) * s, mean.shape, part) for s in soft[1:]]
+    bright = [_doubled(clear * h, mean.shape, part) * mean[part] for h in hue]
+    return [f + b for f, b in zip(faint, bright)]
+
+
+def _halved(plane, rows, columns):
+    plane = plane[:rows, :columns]
+    down = plane[::2] + plane[1::2]
+    return down[:, ::2] + down[:, 1::2]
+
+
+def _doubled(plane, shape, part=slice(None)):
+    """The plane of blocks back at full size, bilinear; edges repeated up to `shape`; only the rows `part` of it."""
+    first, last, _ = part.indices(shape[0])
+    low, high = max(first // 2 - 1, 0), min(last // 2 + 2, len(plane))
+    plane = plane[low:high]
+    tall = _between(plane.T).T[first - 2 * low : last - 2 * low]
+    if len(tall) < last - first:
+        tall = np.pad(tall, [(0, last - first - len(tall)), (0, 0)], mode="edge")
+    out = _between(tall)
+    return np.pad(out, [(0, 0), (0, shape[1] - out.shape[1])], mode="edge") if out.shape[1] < shape[1] else out
+
+
+def _between(plane):
+    """Twice as many columns, each three quarters of its own and a quarter of the next one's value."""
+    near, far = plane * np.float32(0.75), plane * np.float32(0.25)
+    out = (
+        np.empty((2 * plane.shape[1], len(plane)), "f4").T
+        if plane.flags.f_contiguous
+        else np.empty((len(plane), 2 * plane.shape[1]), "f4")
+    )
+    np.add(near[:, 1:], far[:, :-1], out=out[:, 2::2])
+    np.add(near[:, :-1], far[:, 1:], out=out[:, 1:-1:2])
+    out[:, 0], out[:, -1] = plane[:, 0], plane[:, -1]
+    return out
+
+
+def _fade(level, blown):
+    """How much colour to keep: all of it up to 0.8 of white, none from 1.05 on and where a filter is saturated."""
+    keep = np.clip((np.float32(1.05) - level) * np.float32(4), 0, 1)
+    if blown.any():
+        keep[blown] = 0
+    return keep
+
+
+def _tame(shown, level):
+    """Bring colours above white back into range (in place): towards grey of the same brightness, keeping the hue."""
+    np.minimum(level, 1, out=level)
+    top = shown.max(0)
+    over = top > 1
+    if over.any():
+        grey = level[over]
+        keep = (1 - grey) / np.maximum(top[over] - grey, 1e-6)
+        shown[:, over] = grey + (shown[:, over] - grey) * np.clip(keep, 0, 1)
+    np.clip(shown, 0, 1, out=shown)
