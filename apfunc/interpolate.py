@@ -73,17 +73,20 @@ def unspline(values):
     return values
 
 
-def sample(padded, y, x, kernel):
-    """Values at the positions y, x (float, of one shape, within half a pixel of the frame) of padded `coefficients`.
+def sample(padded, y, x, kernel, base_y=0, base_x=0):
+    """Values at the positions y + base_y, x + base_x, within half a pixel of the frame, of padded `coefficients`.
 
-    Also returns the pixel below each position as one index, (floor(y) + 1) * padded columns + floor(x) + 1, and the
-    fractions y - floor(y), x - floor(x) as float32.
+    y, x: float arrays of one shape; bases: integers, or arrays of them for the columns.  Also returns the pixel below
+    each position as one index, (floor(y) + 1) * padded columns + floor(x) + 1, and the fractions y - floor(y),
+    x - floor(x) as float32.
     """
     taps, before = KERNELS[kernel]
     width, pixels = padded.shape[1], padded.ravel()
     i, j = np.floor(y), np.floor(x)
-    down, across = (y - i).astype("f4"), (x - j).astype("f4")
-    start = ((i + 1) * width + (j + 1)).astype(np.intp)
+    down, across = (y - i).astype("f4", copy=False), (x - j).astype("f4", copy=False)
+    start = i.astype(np.intp) * width
+    start += j.astype(np.intp)
+    start += (base_y + 1) * width + base_x + 1
     total, weights = np.zeros(start.shape, "f4"), taps(across)
     for m, factor in enumerate(taps(down), PAD - 1 - before):
         line = 0
@@ -97,7 +100,7 @@ def sample(padded, y, x, kernel):
 
 
 def fill(data, bad, rounds=3):
-    """`data` if no pixel is `bad`, else a copy in which these hold the weighted mean of the good ones in 5 x 5 round them.
+    """`data` if no pixel is `bad`, else a copy where these hold the weighted mean of the good ones in 5 x 5 around.
 
     Repeated `rounds` times, from the rim of a hole inwards; what is left gets the median of the good pixels.
     """

@@ -40,14 +40,13 @@ def bands(source, target, box, fine=1):
     """Row bands of `box`, each as (rows, columns, jacobian, positions): slices of the output, and where it lies.
 
     jacobian   input pixels an output pixel covers (array of the band's shape, float32).
-    positions  list of fine * fine pairs (y, x) of float64 arrays: 0-based input positions of the sub-pixel centres.
+    positions  list of fine * fine tuples (y, x, base_y, base_x), where the sub-pixel centres lie in the input: float32
+               arrays of the band's shape, to be added to the integers of their columns.
     """
     top, bottom, left, right = box
     first_y, first_x = top - 2 * NODE, left - 2 * NODE
-    node_y, node_x = (
-        first + NODE * np.arange((b - a) // NODE + 6)
-        for first, a, b in ((first_y, top, bottom), (first_x, left, right))
-    )
+    node_y = first_y + NODE * np.arange((bottom - top) // NODE + 6)
+    node_x = first_x + NODE * np.arange((right - left) // NODE + 6)
     x, y = wcs.pixel(source, *wcs.sky(target, *np.meshgrid(node_x, node_y)))
     x, y = (np.clip(np.nan_to_num(v, nan=FAR), -FAR, FAR) for v in (x, y))
     (x_y, x_x), (y_y, y_x) = np.gradient(x, NODE), np.gradient(y, NODE)
@@ -56,30 +55,25 @@ def bands(source, target, box, fine=1):
     offsets = (np.arange(fine) + 0.5) / fine - 0.5
     across = [cubic(np.arange(left, right) + o, first_x, len(node_x)).T for o in offsets]
     down = [cubic(np.arange(top, bottom) + o, first_y, len(node_y)) for o in offsets]
-    lines = [(y @ a, x @ a) for a in across]
-    middle_across, middle_down = (
-        (across[0], down[0])
-        if fine == 1
-        else (
-            cubic(np.arange(left, right), first_x, len(node_x)).T,
-            cubic(np.arange(top, bottom), first_y, len(node_y)),
-        )
-    )
-    lines_jacobian = (jacobian @ middle_across).astype("f4")
+    lines, areas = [(y @ a, x @ a) for a in across], jacobian @ across[fine // 2]
     height = max(1, BAND // (right - left))
     for row in range(top, bottom, height):
-        rows = slice(row, min(row + height, bottom))
-        part, used = (
-            slice(rows.start - top, rows.stop - top),
-            slice((rows.start - first_y) // NODE - 2, (rows.stop - first_y) // NODE + 4),
-        )
-        positions = [(d[part, used] @ ys[used], d[part, used] @ xs[used]) for d in down for ys, xs in lines]
-        yield (
-            rows,
-            slice(left, right),
-            np.maximum(middle_down[part, used].astype("f4") @ lines_jacobian[used], np.float32(1e-6)),
-            positions,
-        )
+        end = min(row + height, bottom)
+        part, used = slice(row - top, end - top), slice((row - first_y) // NODE - 2, (end - first_y) // NODE + 4)
+        positions = [
+            (*_relative(d[part, used], ys[used]), *_relative(d[part, used], xs[used])) for d in down for ys, xs in lines
+        ]
+        area = np.maximum(down[fine // 2][part, used].astype("f4") @ areas[used].astype("f4"), np.float32(1e-6))
+        yield slice(row, end), slice(left, right), area, [(y, x, base_y, base_x) for y, base_y, x, base_x in positions]
+
+
+def _relative(down, lines):
+    """down @ lines as float32, less the integers (columns,) that it has in the middle row, and these.
+
+    So small are the numbers that single precision gives a hundred thousandth of a pixel.
+    """
+    base = np.floor(down[len(down) // 2] @ lines)
+    return down.astype("f4") @ (lines - base).astype("f4"), base.astype(np.intp)
 
 
 def cubic(positions, start, count):

@@ -112,7 +112,7 @@ def network(n):
 
 
 def median(ranked, count, low=False):
-    """Median of `count` sorted values, 0 of none; of an even number the mean of the middle two, or the lower (`low`)."""
+    """Median of `count` sorted values, 0 of none; of an even number the mean of the middle two, or the `low` one."""
     n = len(ranked)
     middle = ranked[(n - 1) // 2] if low or n % 2 else (ranked[(n - 1) // 2] + ranked[n // 2]) / 2
     few = np.flatnonzero(count < n)

@@ -55,14 +55,15 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     filled = interpolate.fill(data, (bits & hdr.NODATA) != 0)
     padded = interpolate.coefficients(filled, kernel)
     near = _near(bits, padded.shape) if bits.any() else None
+    light = None if flat is None else np.pad(flat, (1, 2 * interpolate.PAD - 1), mode="edge")  # at [i + 1, j + 1]
     out, weight, out_mask = np.empty(shape, "f4"), np.zeros(shape, "f4"), np.zeros(shape, "u1")
     for plane, nothing in ((out, np.nan), (out_mask, hdr.NODATA)):
         plane[: box[0]] = plane[box[1] :] = plane[:, : box[2]] = plane[:, box[3] :] = nothing
     fine = max(1, round(np.sqrt(area)))
     for rows, columns, jacobian, positions in mapping.bands(source, target, box, fine):
         value, known, trust, found = 0, 0, 0, np.uint8(0)
-        for y, x in positions:
-            part = _sampled(y, x, padded, kernel, filled, bits, near, flat, photons, fixed)
+        for position in positions:
+            part = _sampled(*position, padded, kernel, filled, bits, near, light, photons, fixed)
             value, known, trust, found = value + part[0], known + part[1], trust + part[2], found | part[3]
         scale = jacobian if conserve == "flux" else 1
         value *= scale / np.float32(fine**2)
@@ -78,17 +79,20 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     return (out, _header(image[1], target, shape, area, kernel, conserve)), weight, out_mask
 
 
-def _sampled(y, x, padded, kernel, filled, bits, near, flat, photons, fixed):
-    """At the input positions y, x: value, known part of the pixel (0 to 1), inverse variance, and mask bits."""
+def _sampled(y, x, base_y, base_x, padded, kernel, filled, bits, near, light, photons, fixed):
+    """At the input positions: value, known part of the pixel (0 to 1), inverse variance, and mask bits."""
     rows, columns = filled.shape
-    known = ((y > -0.5) & (y < rows - 0.5) & (x > -0.5) & (x < columns - 0.5)).astype("f4")
-    y, x = np.clip(y, -0.5, rows - 0.501), np.clip(x, -0.5, columns - 0.501)
-    value, start, s, t = interpolate.sample(padded, y, x, kernel)
-    if flat is None:
+    low_y, high_y, low_x, high_x = (
+        (edge - b).astype("f4") for b, n in ((base_y, rows), (base_x, columns)) for edge in (-0.5, n - 0.51)
+    )
+    near_y, near_x = np.clip(y, low_y, high_y), np.clip(x, low_x, high_x)
+    known = ((np.abs(near_y - y) < 0.01) & (np.abs(near_x - x) < 0.01)).astype("f4")
+    value, start, s, t = interpolate.sample(padded, near_y, near_x, kernel, base_y, base_x)
+    if light is None:
         trust = known * np.float32(1 / (photons + fixed))
     else:
-        light = flat.ravel().take((y + 0.5).astype(np.intp) * columns + (x + 0.5).astype(np.intp))
-        trust = known * light * light / (photons * light + fixed)
+        seen = light.ravel().take(start)
+        trust = known * seen * seen / (photons * seen + fixed)
     if near is None:
         return value, known, trust, np.uint8(0)
     found = np.zeros(value.shape, "u1")
