@@ -10,12 +10,16 @@ MAKEFLAGS += -rRL
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .SECONDARY:
-.DEFAULT_GOAL := $(if $(NIGHT),night,help)
+.DEFAULT_GOAL := $(if $(NIGHT)$(NIGHTS),night,help)
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 export NUMBA_NUM_THREADS = 1
 
+ifneq (,$(NIGHTS))
+  NIGHT := $(subst $(subst ,, ),+,$(strip $(NIGHTS)))
+  RAW   ?= $(NIGHTS:%=data/%)
+endif
 RAW    ?= data/$(NIGHT)
 CAL    ?=
 OUT    ?= nights/$(NIGHT)
@@ -32,10 +36,11 @@ STAGES := combine readnoise badpix calibrate metadata debayer fixpix cosmics sta
 
 .PHONY: help setup demo test bench explain clean $(GOALS)
 help:
-	@sed -n 's/^#: //p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^#: \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 #: make -j8 NIGHT=2024-05-01                 reduce the night in data/2024-05-01 into nights/2024-05-01
 #: make -j8 NIGHT=2024-05-01 RAW=folder      … with the raw frames anywhere below a folder
+#: make -j8 NIGHTS='2024-05-01 2024-05-02'   … of several nights in one: stacks across nights, in nights/2024-05-01+2024-05-02
 #:
 #: goals      setup demo test bench · masters calibrate navigate quality resample coadd continuum composite report night
 #:            explain FRAME=name (what serves a frame, and why) · clean (removes OUT)
@@ -92,7 +97,7 @@ ifeq (,$(filter clean,$(MAKECMDGOALS)))
 include $(OUT)/night.mk
 endif
 $(OUT)/night.mk: FORCE | $(filter .venv/%,$(APFUNC))
-	@$(APFUNC) plan '$(RAW)' $(addprefix --cal ,$(CAL)) --night '$(NIGHT)' -o $(OUT)
+	@$(APFUNC) plan $(if $(NIGHTS),$(RAW),'$(RAW)') $(addprefix --cal ,$(CAL)) $(addprefix --night ,$(subst +, ,$(NIGHT))) -o $(OUT)
 .PHONY: FORCE
 
 # The prerequisites that are masters of a kind, as an option: $(call use,dark) is --dark OUT/masters/dark-….fits

@@ -275,8 +275,8 @@ def composite(images, output, catalog, record_failure, **options):
 
 # ------------------------------------------------------------------------------------------- the night
 
-@command(click.Argument(["folders"], nargs=-1, required=True), click.Option(["--night"], required=True, metavar="DATE", help="Local noon-to-noon night, "
-         "for example 2024-05-01."), click.Option(["--cal"], multiple=True, metavar="FOLDER", help="More calibration frames or a library of masters."),
+@command(click.Argument(["folders"], nargs=-1, required=True), click.Option(["--night"], required=True, multiple=True, metavar="DATE",
+         help="Local noon-to-noon night, for example 2024-05-01; may be given several times."), click.Option(["--cal"], multiple=True, metavar="FOLDER", help="More calibration frames or a library of masters."),
          click.Option(["-o", "--output"], required=True, metavar="FOLDER", help="Where the night's products go."))
 def plan(folders, night, cal, output):
     """Read every header once; write the inventory frames.ecsv and make's prerequisites night.mk."""
@@ -298,7 +298,7 @@ def plan(folders, night, cal, output):
     from apfunc import plan as planning
     out.mkdir(parents=True, exist_ok=True)
     records = ingest.ingest(files, out / "raw", cache)
-    frames, groups = planning.plan(records, night)
+    frames, groups = planning.plan(records, *night)
     for frame in frames:
         if not os.path.lexists(link := out / "raw" / f"{frame['name']}.fits"):  # a colour of a one-shot-colour frame
             os.symlink(f"{Path(frame['name']).stem}.fits", link)

@@ -15,23 +15,24 @@ NARROW = {"Ha": ("R", "r", "L", "I", "i", "z"), "NII": ("R", "r", "L"), "SII": (
           "OIII": ("G", "g", "V", "B", "L"), "Hb": ("B", "g", "G", "V", "L")}  # and the continua for it, best first
 
 
-def plan(records, night):
-    """``(frames, groups)`` of a night, from all the records.
+def plan(records, *wanted):
+    """``(frames, groups)`` of the nights `wanted` (ISO dates), from all the records.
 
     `frames` are the records with masters, reason, target and `used` added; `groups` are the groups of
-    calibration frames that are needed, by product name.  Raises ValueError when no light is of the night.
+    calibration frames that are needed, by product name.  Lights of one night only are the night, whatever
+    its label.  Raises ValueError when no light is of a night that is wanted.
     """
     frames = [dict(r, masters="", target=None, used=False, flat_filter=r["filter"], reason=r["reason"] or "") for r in records]
     drop_copies(frames)
     frames = [colour for frame in frames for colour in colours_of(frame)]
     lights = [f for f in frames if f["kind"] == "light" and (usable(f) or f["damaged"]) or f["kind"] == "unreadable" and f["guess"] == "light"]
     nights = sorted({f["night"] for f in lights if f["night"]})
-    if len(nights) > 1 and night not in nights:
-        raise ValueError(f"no light of the night {night}; there are lights of {', '.join(nights)}: give one as NIGHT=")
+    if len(nights) > 1 and not set(wanted) <= set(nights):
+        raise ValueError(f"no light of the night {', '.join(sorted(set(wanted) - set(nights)))}; there are lights of {', '.join(nights)}: give one as NIGHT=")
     if not any(f["kind"] == "light" for f in lights):
         raise ValueError("no light frame found; give the folder of the raw frames as RAW=")
     for frame in lights:
-        if len(nights) > 1 and frame["night"] != night:
+        if len(nights) > 1 and frame["night"] not in wanted:
             frame["reason"] = f"of another night ({frame['night']})"
         else:
             frame["used"] = True
