@@ -52,8 +52,9 @@ def _noise(data, bad, box, step):
 def seeing(flat, full, noise):
     """FWHM [pixel] of the brightest stars of a sky-free frame of known noise; None when nothing stands out.
 
-    The frame is binned 2, 4, 8 and 16 times: the stars are measured at the binning where they stand out most.
-    `full` marks saturated pixels, whose stars are not asked.
+    The frame is binned 2, 4, 8 and 16 times: the stars are measured at the binning where they stand out most.  They
+    are the narrowest kind of thing of which there are many, but wider than cosmic rays.  `full`: saturated pixels,
+    whose stars are not asked.
     """
     peaks, any_full = None, full.any()
     for binning in (2, 4, 8, 16):
@@ -61,7 +62,9 @@ def seeing(flat, full, noise):
             break
         small, blocked = shrink(flat, binning), shrink(full, binning) if any_full else None
         filtered = background.separable(small, gaussian(2.0))
-        spread = max(background.level(filtered)[1], 1e-9)
+        seen = max(background.level(filtered)[1], 1e-9)
+        white = seen if binning == 2 else white / 2  # what white noise leaves; wide stars of a full field add to `seen`
+        spread = max(white, seen / 2)
         if peaks is not None:  # do the stars of the finer frame stand out more in this one?
             y, x, before = peaks
             if np.median(around(filtered, y // 2, x // 2).max(1) / spread / before) < 1:
@@ -70,7 +73,7 @@ def seeing(flat, full, noise):
         pixels = around(small, y, x)  # one pixel that holds it all is no star
         star = (pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)) & (True if blocked is None else ~around(blocked, y, x).any(1))
         y, x = y[star], x[star]
-        best = np.argsort(-filtered[y, x], kind="stable")[:40]
+        best = np.argsort(-filtered[y, x], kind="stable")[:100]
         y, x = y[best], x[best]
         if len(y):
             peaks, fine = (y, x, filtered[y, x] / spread), binning // 2
@@ -84,8 +87,12 @@ def seeing(flat, full, noise):
                            free=psf.SHAPE)
     width, ellipticity, _ = psf.shape(p)
     good = (width > 0.5) & (width < 14) & (p[:, psf.A] > 5 * errors[:, psf.A]) & (ellipticity < 0.7)
-    good = good & (width > 1.25) if (good & (width > 1.25)).any() else good
-    return float(fine * np.median(width[good])) if good.any() else None
+    widths = np.sort(width[good & (width > 1.25)] if (good & (width > 1.25)).any() else width[good])
+    if not len(widths):
+        return None
+    near = np.searchsorted(widths, 1.2 * widths, "right") - np.arange(len(widths))  # how many are as wide, within 20 %
+    first = np.flatnonzero(near >= min(max(3, 0.25 * len(widths)), near.max()))[0]
+    return float(fine * np.median(widths[first:first + near[first]]))
 
 
 def peaks(flat, sky, width, sigma):
@@ -119,7 +126,7 @@ def excess(rest, sky, width, strips=6, high=96):
         filtered = background.separable(np.nan_to_num(rest[top:top + high]), kernel)
         found.append(background.level(filtered[len(kernel):-len(kernel), len(kernel):-len(kernel)])[1])
     left = 2 * (kernel**2).sum() - kernel[0] ** 2
-    return max(1.0, float(np.median(found)) / (left * float(np.median(sky[3]))))
+    return max(1.0, float(np.nanmedian(found)) / (left * float(np.median(sky[3])))) if np.isfinite(found).any() else 1.0
 
 
 def saturated(full):

@@ -36,36 +36,51 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     p = psf.fit(pixels, *at, p, noise, free=psf.POINT, passes=3, near=0.1)[0]
     frame = starfit.light(flat.shape, *at, p, noise)
     more = starfit.others(frame, *at, p)
-    noise *= detect.excess(flat - frame, sky, width)
+    factor = _excess(flat, sky, y, x, offsets, p, noise, width)
+    noise *= factor
     best = _clean(pixels, more, p, noise, offsets, width)
     free, errors, chi2 = psf.fit(pixels[best], y[best], x[best], offsets, p[best], noise[best], gain, free=psf.ALL)
-    regular = _regular(chi2, free, offsets, noise[best], gain)
+    regular, usual = _regular(chi2, free, offsets, noise[best], gain)
     model = starfit.field(free[regular], errors[regular], flat.shape, width)
     p = starfit.shaped(p, model, flat.shape) if model else p
 
     # burnt out stars wider than the PSF go first, then all others with the right PSF, those that touch again
-    giants, glow = _giants(flat, groups, width, model, float(np.median(sky[3])))
-    if len(giants[0]):
-        flat = flat - glow
-        pixels, glow = detect.stamps(flat, *at), np.nan_to_num(detect.stamps(glow, *at))
-    else:
-        glow = 0
-    p = psf.fit(pixels - more, *at, p, noise, gain, more + glow, psf.POINT, 6)[0]
+    giants, halo = _giants(flat, groups, width, model, float(np.median(sky[3])))
+    flat = flat if halo is None else flat - halo
+    pixels, glow = detect.stamps(flat, *at), 0 if halo is None else np.nan_to_num(detect.stamps(halo, *at))
+    p, _, chi2 = psf.fit(pixels - more, *at, p, noise, gain, more + glow, psf.POINT, 6)
+    cy, cx, new = _companions(pixels - more, p, *at, noise, _misfit(chi2, p, offsets, noise, gain), usual, width, sigma)
+    if len(new):
+        y, x, p = np.concatenate([y, cy]), np.concatenate([x, cx]), np.concatenate([p, new])
+        noise = factor * detect.at_pixels(sky[0], sky[3], sky[1], y, x).astype("f8")
+        at, pixels = (y, x, offsets), detect.stamps(flat, y, x, offsets)
+        more = starfit.others(starfit.light(flat.shape, *at, p, noise), *at, p)
+        glow = 0 if halo is None else np.nan_to_num(detect.stamps(halo, *at))
     near = np.flatnonzero((more > 1e-3 * noise[:, None]).any(1) | (p[:, A] > 100 * noise))
     part = y[near], x[near], offsets
-    for _ in range(2 if len(near) < 0.3 * len(p) else 4):
+    for _ in range(2 if len(near) < 0.3 * len(p) and not len(new) else 4):
         frame = starfit.light(flat.shape, *part, p[near], noise[near])
         more[near] = starfit.others(frame, *part, p[near])
         p[near] = psf.fit(pixels[near] - more[near], *part, p[near], noise[near], gain, more[near], psf.POINT, 4)[0]
-    columns, keep = _judged(pixels - more, more + glow, p, *at, noise, gain, sigma, width, bad, full, flat - frame)
+    columns, keep = _judged(pixels - more, more + glow, p, *at, noise, gain, sigma, width, usual, bad, full, flat - frame)
     p, y, x = p[keep], y[keep], x[keep]
     columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
     clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
     clean = clean[np.isin(keep[clean], near)]
-    factor = starfit.aperture(flat, frame, y[clean], x[clean], p[clean], width)
+    factor = starfit.aperture(flat, frame, y[clean], x[clean], p[clean], width, usual)
     p, columns = _joined(p, columns, *giants, sky, flat.shape)
     columns["flux"], columns["fluxerr"] = columns["flux"] * factor, columns["fluxerr"] * factor
     return p, columns, {"APCOR": round(factor, 5)} if len(p) else {}
+
+
+def _excess(flat, sky, y, x, offsets, p, noise, width):
+    """`detect.excess` of the frame without its stars, where a star is what stands far above that very noise."""
+    found = detect.excess(flat, sky, width)
+    area = np.sqrt((psf.profiles(psf.star(width), np.zeros(1), np.zeros(1), offsets) ** 2).sum() / psf.star(width)[0, A] ** 2)
+    for _ in range(3 if found > 1.1 else 0):
+        k = p[:, A] * area > min(7 * found, 60) * noise
+        found = detect.excess(flat - starfit.light(flat.shape, y[k], x[k], offsets, p[k], noise[k]), sky, width)
+    return found
 
 
 def _one_each(full, groups, y, x, width):
@@ -97,11 +112,42 @@ def _misfit(chi2, p, offsets, noise, gain):
 
 
 def _regular(chi2, p, offsets, noise, gain):
-    """Those of the PSF's stars that fit as the best quarter does: cosmic rays do not."""
+    """Those of the PSF's stars that fit as the best quarter does (cosmic rays do not), and the misfit usual for them."""
     if not len(p):
-        return np.zeros(0, bool)
+        return np.zeros(0, bool), 0.0
     misfit, _ = _misfit(chi2, p, offsets, noise, gain)
-    return misfit <= max(3 * np.percentile(misfit, 25), 0.1)
+    regular = misfit <= max(3 * np.percentile(misfit, 25), 0.1)
+    return regular, float(np.median(misfit[regular]))
+
+
+def _companions(own, p, y, x, offsets, noise, misfit, usual, width, sigma):
+    """Stars that have no peak of their own on the shoulder of another: where what its fit left looks most like a star.
+    Returns pixels y, x and parameters."""
+    share, certain = misfit
+    least = max(0.03, 2 * usual)
+    whole = np.isfinite(own[:, np.hypot(*offsets) <= 1.5 * width]).all(1)
+    k = np.flatnonzero((certain > 5) & (share > least) & whole)[:1000]
+    dy, dx = psf.disc(2 * width)
+    dy, dx = (v[np.hypot(dy, dx) >= 0.8 * width] for v in (dy, dx))
+    if not len(k) or not len(dy):
+        return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 8))
+    round_star = np.repeat(psf.star(width), len(dy), 0)
+    round_star[:, A], round_star[:, X], round_star[:, Y] = 1, dx, dy
+    lean = psf.profiles(round_star, np.zeros(1), np.zeros(1), offsets)
+    lean -= lean.mean(1)[:, None]
+    rest = own[k] - psf.profiles(p[k], y[k], x[k], offsets) - p[k, SKY, None]
+    power = (lean**2).sum(1)
+    height = np.nan_to_num(rest) @ lean.T / power
+    i = (height * np.sqrt(power)).argmax(1)
+    height, clear = height[np.arange(len(k)), i], sigma * noise[k] / np.sqrt(power[i])
+    left = np.nansum(rest**2, 1) - noise[k] ** 2 * np.isfinite(rest).sum(1)
+    good = (height > clear) & (height > least * p[k, A]) & (height**2 * power[i] > 0.5 * left)  # nearly all of it
+    k, i, height = k[good], i[good], height[good]
+    new = p[k].copy()
+    new[:, A], new[:, X], new[:, Y] = height, x[k] + dx[i], y[k] + dy[i]
+    near = np.array([np.hypot(p[:, X] - a, p[:, Y] - b).min() for a, b in new[:, [X, Y]]] or [0.0])
+    new = new[near > 0.7 * width] if len(new) else new
+    return np.rint(new[:, Y]).astype(int), np.rint(new[:, X]).astype(int), new
 
 
 def _giants(flat, groups, width, model, noise):
@@ -141,7 +187,7 @@ def _joined(p, columns, giants, errors, sky, shape):
     return p[order], {name: values[order] for name, values in columns.items()}
 
 
-def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, bad, full, rest):
+def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, bad, full, rest):
     """Columns of the peaks that are stars, and which they are, brightest first."""
     at, distance = (y, x, offsets), np.hypot(*offsets)
     flux, error, sure, height, local = starfit.fluxes(p, own, more, *at, noise, gain)
@@ -163,8 +209,6 @@ def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, bad, full, r
     strange = (gained > 25) & ((fwhm > 1.3 * point) | (major > 1.5 * most) | (minor < 0.75 * least)) & ~burnt
     flags = FULL * burnt + EDGE * edge + BLEND * (share > 0.1) + DEFECT * broken + SHAPE * strange
 
-    bright = sure > 20
-    usual = np.median(misfit[bright]) if bright.any() else 0
     sharp = (gained > 16) & (minor < 0.65 * least)
     formless = (certain > 5) & (misfit > max(0.3, 4 * usual)) & (share < 0.1)
     wide = (gained > 9) & (minor > 1.6 * point)

@@ -92,10 +92,10 @@ def fluxes(p, own, more, y, x, offsets, noise, gain):
     return height * area, error * area, height / np.maximum(empty, 1e-12), height, sky
 
 
-def aperture(flat, frame, y, x, p, width):
+def aperture(flat, frame, y, x, p, width, usual=0.0):
     """Factor that makes the PSF's fluxes total: what these stars have within 3 FWHM (less the ring of 4 to 5.5) beyond
-    their models, weighted; drawn to 1 +/- 0.05, its usual size, as far as it is uncertain.  Haloes and tracking change
-    it from frame to frame.  frame: the `light` of all stars; bad pixels count as the model has them."""
+    their models, weighted; drawn to 1 +/- 0.05 (or `usual`, the misfit of the PSF) as far as it is uncertain.  Haloes
+    and tracking change it from frame to frame.  frame: the `light` of all stars; bad pixels count as the model has them."""
     offsets = psf.disc(5.5 * width)
     inner, ring = np.hypot(*offsets) <= 3 * width, np.hypot(*offsets) >= 4 * width
     rest = detect.stamps(flat, y, x, offsets) - detect.stamps(frame, y, x, offsets)
@@ -112,7 +112,7 @@ def aperture(flat, frame, y, x, p, width):
         weight = good / error2
         mean = (weight * excess).sum() / max(weight.sum(), 1e-9)
         good = (spread < 0.2) & (np.abs(excess - mean) < 3 * np.sqrt(error2))
-    return float(np.clip(1 + (weight * excess).sum() / (weight.sum() + 1 / 0.05**2), 0.8, 1.25))
+    return float(np.clip(1 + (weight * excess).sum() / (weight.sum() + max(usual, 0.05) ** -2), 0.7, 1.4))
 
 
 def _terms(p, shape):

@@ -9,7 +9,7 @@ the scale of all fluxes alike; that scale is then set by the bright stars' light
 
 import numpy as np
 
-from apfunc import detect, psf, trails
+from apfunc import background, detect, psf, trails
 from apfunc import header as hdr
 from apfunc.measure import BLEND, DEFECT, EDGE, FULL, SHAPE, measure
 from apfunc.psf import SLOPE, X, Y
@@ -20,6 +20,7 @@ COPIED = ("OBJECT", "FILTER", "EXPTIME", "AIRMASS", "MJD-MID", "MJD-OBS", "DATE-
           "RA", "DEC", "XPIXSZ", "YPIXSZ", "FOCALLEN", "XBINNING", "YBINNING", "SITELAT", "SITELONG", "EQUINOX",
           "RADESYS", "CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2",
           "CDELT1", "CDELT2", "CROTA1", "CROTA2", "PC1_1", "PC1_2", "PC2_1", "PC2_2")
+SMOOTH = 2.5  # FWHM [pixel of the binned frame] of what defocused stars are smoothed with
 COLUMNS = {"x": "pixel", "y": "pixel", "flux": "adu", "fluxerr": "adu", "fwhm": "pixel", "ellipticity": "", "theta": "deg",
            "peak": "adu", "snr": "", "flags": "", "sky": "adu"}
 
@@ -82,20 +83,26 @@ def region(table):
 
 
 def _binned(flat, data, bad, full, sky, box, width, sigma, gain, found):
-    """`measure`, defocused stars (8 pixels and more) on a frame binned so that they are 3 to 4 pixels wide: their holes
-    close.  The result is in pixels of the whole frame."""
-    scale = int(width // 3) if width >= 8 else 1
+    """`measure`, wide stars (8 pixels and more) on a frame binned so that they are 3 to 4 pixels wide; from 12 pixels, when
+    they are out of focus, smoothed besides, which closes their holes.  The result is in pixels of the whole frame."""
+    scale, smooth = int(width // 3) if width >= 8 else 1, SMOOTH if width >= 12 else 0
     if scale > 1:
         flat, sky = detect.flatten(data, bad, box * scale)
         bad, full, flat = (detect.shrink(plane, scale) for plane in (bad, full, flat))
         bad, full, rows, columns = bad > 0.5, full > 0, *(np.arange(n) * scale + scale // 2 for n in flat.shape)
         sky = sky[0][rows], sky[1][columns], sky[2], sky[3] / scale
+    if smooth:
+        kernel = detect.gaussian(smooth)
+        flat, left = background.separable(flat, kernel), 2 * (kernel**2).sum() - kernel[0] ** 2
+        sky = *sky[:3], sky[3] * left
     lines = [tuple((v + 0.5) / scale - 0.5 for v in line[:4]) + (line[4] / scale,) for line in found]
     along = trails.cover(flat.shape, lines) if found else None
-    p, columns, about = measure(flat, bad, full, sky, along, width / scale, sigma, gain and gain * scale**2)
+    p, columns, about = measure(flat, bad, full, sky, along, np.hypot(width / scale, smooth), sigma, gain and gain * scale**2)
     p[:, [X, Y]] = (p[:, [X, Y]] + 0.5) * scale - 0.5
     columns["flux"], columns["fluxerr"] = columns["flux"] * scale**2, columns["fluxerr"] * scale**2
-    columns["fwhm"] = np.sqrt(np.maximum((columns["fwhm"] * scale) ** 2 - 8 * np.log(2) * (scale**2 - 1) / 12, 1))
+    if scale > 1:  # less what smoothing and the wider pixels added
+        added = smooth**2 + 8 * np.log(2) * (1 - scale**-2) / 12
+        columns["fwhm"] = scale * np.sqrt(np.maximum(columns["fwhm"] ** 2 - added, 0.5))
     return p, columns, about
 
 
