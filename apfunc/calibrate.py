@@ -22,7 +22,8 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     image, bias, dark, flat : images (data, header); each master may be left out, and may be the whole frame of a
         subframe (XORGSUBF, YORGSUBF).  Overscan (BIASSEC), TRIMSEC and PEDESTAL are applied once, to masters as well.
     gain, readnoise : electron/ADU and electron; they win over the header, both may stay unknown.
-    saturate : raw ADU of saturation; else the pile-up of the pixels, SATURATE, or 65535 for 16-bit integers.
+    saturate : raw ADU of saturation; else the pile-up of the pixels (here or in the flats: SATLEVEL), SATURATE, or 65535
+        for 16-bit integers.
     temperature : largest difference in C between the frame and its dark.
     flatmin : pixels whose flat is below it, or NaN, become NaN.
 
@@ -54,6 +55,8 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     shape, read, base = raw.opened(data, header)
     light = read(0, shape[0])
     full = raw.full_scale(light, header, saturate)
+    if saturate is None and full is not None and flat is not None:
+        full = min(full, number(flat[1], "SATLEVEL") or full)
     out = np.subtract(light, base(0, shape[0]), dtype="f4")
 
     head = raw.plain(header, data.shape)

@@ -140,20 +140,19 @@ def full_scale(values, header, saturate=None):
 def pile(values, top):
     """The value above which saturated pixels pile up below the largest value `top`, or None when they do not.
 
-    Under half of the frame lies in it.  A sharp one (a converter's limit, the wells of a simple camera): 3 or more at
-    `top`, 20 times as frequent as the values 5 % below it.  A soft one (full wells over the pattern of the bias): 5 or
-    more, 3 times as many in the uppermost 1.5 % as in the 5.5 % below it, where stars have a quarter as many.
+    Under half of the frame lies in it.  A sharp one (a converter's limit): 3 or more at `top`, 20 times as frequent
+    as the values 5 % below it.  A soft one (full wells over the pattern of the bias): 5 or more, 3 times as many in the
+    uppermost 1.5 % as in the 5.5 % below it (where stars have a quarter as many), and less than half of them at `top`.
     """
     if top <= 4000:  # (the smallest converters have 12 bits)
         return None
     high = values[values >= 0.93 * top]
     at_top, near, upper = (int(np.count_nonzero(high >= f * top)) for f in (1, 0.95, 0.985))
-    if 3 <= at_top < values.size / 2 and at_top > 20 * (near - at_top) / (0.05 * top):
-        return top
-    if 5 <= upper < values.size / 2 and upper > 3 * (len(high) - upper):
+    if 5 <= upper < values.size / 2 and upper > 3 * (len(high) - upper) and at_top < upper / 2:
         heap = high[high >= 0.985 * top]
         return float(np.median(heap) - max(6 * spread(heap), 2))
-    return None
+    sharp = 3 <= at_top < values.size / 2 and at_top > 20 * (near - at_top) / (0.05 * top)
+    return top if sharp else None
 
 
 def whole(values):

@@ -89,6 +89,19 @@ def test_full_scale(saturate, keyword, expected):
     assert raw.full_scale(data, header, saturate) == expected
 
 
+def test_full_wells_over_the_pattern_of_the_bias():
+    rng = np.random.default_rng(2)
+    pattern = 1000 + 4 * rng.standard_normal((300, 300))
+    y, x = np.mgrid[:300, :300]
+    for peak, few in ((90000, 8), (200000, 20)):
+        electrons = 500 + sum(peak * np.exp(-((y - a)**2 + (x - b)**2) / 9) for a, b in ((50, 60), (200, 120)))
+        data = np.rint(np.minimum(rng.poisson(electrons), 50000) + pattern).astype("u2")
+        saturated = data > 50980
+        assert saturated.sum() >= few and np.array_equal(data >= raw.full_scale(data, {}), saturated)
+    faint = np.rint(rng.poisson(electrons / 5) + pattern).astype("u2")  # not one saturated
+    assert raw.full_scale(faint, {}) == 65535
+
+
 def test_full_scale_of_frames_that_do_not_saturate():
     rng = np.random.default_rng(1)
     assert raw.full_scale(rng.poisson(1000, (100, 100)).astype("u2"), {}) == 65535
