@@ -39,6 +39,7 @@ def astrometry(image, stars, field, order=None):
     solution, i, j, used, rms = _best(f, field, solution, base, order)
     header = _written(header, solution, data.shape, field.meta, i, rms, used)
     _photometry(header, f, field, i, j)
+    header.update({k: v for k, v in stars.meta.items() if k.startswith("TRAIL")})  # for resample's mask
     history(header, "astrometry", tie=field.meta.get("TIE"), matches=len(i), order=used)
     return (data, header), _with_sky(stars, solution, field)
 
