@@ -84,7 +84,7 @@ def seeing(flat, full, noise):
     start = np.repeat(psf.star(3.0), len(y), 0)
     start[:, [psf.A, psf.X, psf.Y]] = np.stack([frame[y, x], x + 0.5, y + 0.5], 1)
     p, errors, _ = psf.fit(stamps(frame, y, x, offsets), y, x, offsets, start, np.full(len(y), noise / fine),
-                           free=psf.SHAPE)
+                           free=psf.SHAPE, passes=8)
     width, ellipticity, _ = psf.shape(p)
     good = (width > 0.5) & (width < 14) & (p[:, psf.A] > 5 * errors[:, psf.A]) & (ellipticity < 0.7)
     widths = np.sort(width[good & (width > 1.25)] if (good & (width > 1.25)).any() else width[good])

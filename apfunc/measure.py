@@ -34,7 +34,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
 
     # places and heights with a round PSF; then the frame's own PSF from the best
     p = psf.fit(pixels, *at, p, noise, free=psf.POINT, passes=3, near=0.1)[0]
-    frame = starfit.light(flat.shape, *at, p, noise)
+    frame = starfit.light(np.empty(flat.shape, "f4"), *at, p, noise)
     more = starfit.others(frame, *at, p)
     factor = _excess(flat, sky, y, x, offsets, p, noise, width)
     noise *= factor
@@ -54,15 +54,14 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
         y, x, p = np.concatenate([y, cy]), np.concatenate([x, cx]), np.concatenate([p, new])
         noise = factor * detect.at_pixels(sky[0], sky[3], sky[1], y, x).astype("f8")
         at, pixels = (y, x, offsets), detect.stamps(flat, y, x, offsets)
-        more = starfit.others(starfit.light(flat.shape, *at, p, noise), *at, p)
+        more = starfit.others(starfit.light(frame, *at, p, noise), *at, p)
         glow = 0 if halo is None else np.nan_to_num(detect.stamps(halo, *at))
     near = np.flatnonzero((more > 1e-3 * noise[:, None]).any(1) | (p[:, A] > 100 * noise))
     part = y[near], x[near], offsets
     for _ in range(2 if len(near) < 0.3 * len(p) and not len(new) else 4):
-        frame = starfit.light(flat.shape, *part, p[near], noise[near])
-        more[near] = starfit.others(frame, *part, p[near])
+        more[near] = starfit.others(starfit.light(frame, *part, p[near], noise[near]), *part, p[near])
         p[near] = psf.fit(pixels[near] - more[near], *part, p[near], noise[near], gain, more[near], psf.POINT, 4)[0]
-    columns, keep = _judged(pixels - more, more + glow, p, *at, noise, gain, sigma, width, usual, bad, full, flat - frame)
+    columns, keep = _judged(pixels - more, more + glow, p, *at, noise, gain, sigma, width, usual, bad, full, flat, frame)
     p, y, x = p[keep], y[keep], x[keep]
     columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
     clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
@@ -79,7 +78,7 @@ def _excess(flat, sky, y, x, offsets, p, noise, width):
     area = np.sqrt((psf.profiles(psf.star(width), np.zeros(1), np.zeros(1), offsets) ** 2).sum() / psf.star(width)[0, A] ** 2)
     for _ in range(3 if found > 1.1 else 0):
         k = p[:, A] * area > min(7 * found, 60) * noise
-        found = detect.excess(flat - starfit.light(flat.shape, y[k], x[k], offsets, p[k], noise[k]), sky, width)
+        found = detect.excess(flat - starfit.light(np.empty(flat.shape, "f4"), y[k], x[k], offsets, p[k], noise[k]), sky, width)
     return found
 
 
@@ -187,8 +186,12 @@ def _joined(p, columns, giants, errors, sky, shape):
     return p[order], {name: values[order] for name, values in columns.items()}
 
 
-def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, bad, full, rest):
+def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, bad, full, flat, frame):
     """Columns of the peaks that are stars, and which they are, brightest first."""
+    sure = starfit.fluxes(p, own, more, y, x, offsets, noise, None)[2]
+    inside = (np.abs((p[:, X] + 0.5) / full.shape[1] - 0.5) <= 0.5) & (np.abs((p[:, Y] + 0.5) / full.shape[0] - 0.5) <= 0.5)
+    may = np.flatnonzero(inside & (sure >= sigma) & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
+    own, more, p, y, x, noise = (v[may] for v in (own, more, p, y, x, noise))
     at, distance = (y, x, offsets), np.hypot(*offsets)
     flux, error, sure, height, local = starfit.fluxes(p, own, more, *at, noise, gain)
     free, _, least2 = psf.fit(own, *at, p, noise, gain, more, psf.SHAPE, 8, 0.03)
@@ -212,12 +215,10 @@ def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, bad, 
     sharp = (gained > 16) & (minor < 0.65 * least)
     formless = (certain > 5) & (misfit > max(0.3, 4 * usual)) & (share < 0.1)
     wide = (gained > 9) & (minor > 1.6 * point)
-    doubt = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt & (sure >= sigma))
-    wide[doubt] = _wide(own[doubt], rest, free[doubt], y[doubt], x[doubt], offsets, noise[doubt], point[doubt], width)
-    inside = (np.abs((p[:, X] + 0.5) / full.shape[1] - 0.5) <= 0.5) & (np.abs((p[:, Y] + 0.5) / full.shape[0] - 0.5) <= 0.5)
+    doubt = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt)
+    wide[doubt] = _wide(own[doubt], flat, frame, free[doubt], y[doubt], x[doubt], offsets, noise[doubt], point[doubt], width)
     ripple = height < 0.15 * more[:, distance <= 0.5].mean(1)
-    keep = inside & (sure >= sigma) & ~ripple & (burnt | ~(sharp | wide | formless))
-    keep &= np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)
+    keep = ~ripple & (burnt | ~(sharp | wide | formless))
     order = np.argsort(-flux, kind="stable")
     keep = order[keep[order]]
 
@@ -226,13 +227,13 @@ def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, bad, 
     peak = np.where(np.isfinite(own), own + more, -np.inf)[:, distance <= 1.5].max(1)
     columns = {"flux": flux, "fluxerr": error, "fwhm": fwhm, "ellipticity": ellipticity, "theta": theta, "peak": peak,
                "snr": flux / np.maximum(error, 1e-12), "flags": flags, "sky": local}
-    return {name: values[keep] for name, values in columns.items()}, keep
+    return {name: values[keep] for name, values in columns.items()}, may[keep]
 
 
-def _wide(own, rest, free, y, x, offsets, noise, point, width):
+def _wide(own, flat, frame, free, y, x, offsets, noise, point, width):
     """Whether peaks that look wider than the PSF are much wider when their surroundings are seen as well."""
     wide = psf.disc(4.5 * width)
-    values = detect.stamps(rest, y, x, wide)
+    values = detect.stamps(flat, y, x, wide) - detect.stamps(frame, y, x, wide)
     inner = {place: i for i, place in enumerate(zip(*offsets))}
     columns = np.array([inner.get(place, -1) for place in zip(*wide)])
     values[:, columns >= 0] = own[:, columns[columns >= 0]]

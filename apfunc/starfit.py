@@ -12,9 +12,10 @@ from apfunc.psf import SLOPE, XX, XY, YY, A, X, Y
 PRIOR = 0.25, 0.08  # 1/beta of the atmosphere's images and how much it differs, used when no star is bright enough
 
 
-def light(shape, y, x, offsets, p, noise):
-    """A frame that holds the models of the stars alone, without sky; the bright ones followed to twice the radius."""
-    frame, bright = np.zeros(shape, "f4"), p[:, A] > 100 * noise
+def light(frame, y, x, offsets, p, noise):
+    """The models of the stars alone, without sky, the bright ones followed to twice the radius: written into `frame`
+    (any float32 array of the shape, its content is lost), which is returned."""
+    frame[:], bright = 0, p[:, A] > 100 * noise
     for rows, at in ((np.flatnonzero(~bright), offsets),
                      (np.flatnonzero(bright), psf.disc(2 * offsets[0].max()))):
         for i in range(0, len(rows), 2000):
