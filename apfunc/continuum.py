@@ -27,13 +27,13 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     match   False: leave the PSFs as they are.
 
     Returns float32 data in the units of `line`, sky at zero.  Header: a copy of the line's, with CONTSCAL and CONTSERR
-    (the factor used and its error), CONTSRC (stars, pixels or given), CONTSTAR and CONTSTER (factor from stars,
+    (the factor used and its error), CONTSRC (both, stars, pixels or given), CONTSTAR and CONTSTER (factor from stars,
     error), CONTNST (stars), CONTPIX and CONTPXER (factor from pixels, error), CONTDIFF (their difference in sigmas),
     CONTAGRE (do they agree), CONTRESI (mean flux left in the stars, as a share of their continuum flux), CONTSKYL and
     CONTSKYC (skies removed), CONTCONV (which was convolved: line, continuum or none), CONTFWL and CONTFWC (FWHM
     before), CONTFILE and CONTFILT (the broad band's RAWFILE and FILTER).  A value that could not be had is absent.
-    EGAIN, RDNOISE and SATURATE, which no longer describe the pixels, are dropped.  CONTSRC "pixels" means that there
-    were fewer than three stars.
+    EGAIN, RDNOISE and SATURATE, which no longer describe the pixels, are dropped.  CONTSRC "both" is the weighted
+    mean of two that agree; "stars" that they do not; "pixels" that there were fewer than three stars.
 
     Raises ValueError when the grids differ, or when no scale can be measured and none is given.
 
@@ -198,7 +198,11 @@ def _choice(scale, by_stars, by_pixels, count):
             raise ValueError("the scale must be a finite number")
         return float(scale), None, "given"
     if count >= FEWEST and np.isfinite(by_stars[0]):
-        return *by_stars, "stars"
+        (a, ea), (b, eb) = by_stars, by_pixels
+        if not np.isfinite(b + eb) or min(ea, eb) <= 0 or abs(a - b) > AGREE * np.hypot(ea, eb):
+            return *by_stars, "stars"
+        mean, formal = np.average([a, b], weights=[ea**-2, eb**-2]), (ea**-2 + eb**-2)**-0.5
+        return float(mean), float(max(formal, abs(a - b) / 2)), "both"  # what the two do not share is part of the error
     if np.isfinite(by_pixels[0]):  # too few stars to be sure: where they differ from the pixels, the error says so
         return by_pixels[0], float(np.hypot(by_pixels[1], np.nan_to_num(by_stars[0] - by_pixels[0]))), "pixels"
     if np.isfinite(by_stars[0]):
