@@ -17,24 +17,43 @@ def calibrate(bias, dark, flat, table, **options):
     measured = read_table_of(table)
 
     def work(image, planes):
-        data, header = calibrate(image, **masters, **given(options | noise_of(image, measured, options)))
+        row = row_of(image, measured)
+        data, header = calibrate(image, **masters, **given(options | noise_of(image, row, options)))
+        if table and "EGAIN" not in header:
+            estimate_noise(data, header, row)
         saturated = (data >= header["SATURATE"]) * SATURATED if "SATURATE" in header else 0
         return (data, header), planes | {"MASK": planes.get("MASK", 0) | saturated}
     return work
 
 
-def noise_of(image, measured, options):
-    """Gain and read noise from the measured table, where neither option nor header has them."""
+def row_of(image, measured):
+    """The row of `apfunc readnoise`'s table for an image's camera, or an empty one."""
+    from apfunc.header import camera
+    rows = [] if measured is None else [r for r in measured if r["camera"] == camera(image[1], image[0].shape)]
+    return dict(zip(rows[0].colnames, rows[0])) if rows else {}
+
+
+def noise_of(image, row, options):
+    """Gain and read noise as measured, where neither option nor header has them."""
     from apfunc import header
-    data, head = image
-    rows = [] if measured is None else [r for r in measured if r["camera"] == header.camera(head, data.shape)]
     found = {}
     for name, value in (("gain", header.gain), ("readnoise", header.readnoise)):
         try:
-            found[name] = value(head, options[name])
+            found[name] = value(image[1], options[name])
         except ValueError:
-            found[name] = float(rows[0][name]) if rows and rows[0][name] == rows[0][name] else None
+            measured = float(row.get(name, "nan"))
+            found[name] = measured if measured == measured else None
     return found
+
+
+def estimate_noise(data, header, row):
+    """Put into the header the gain that the noise of the sky tells, for a camera that nobody has measured."""
+    from apfunc.readnoise import from_sky
+    known = float(row.get("readnoise_adu", 0))
+    found = from_sky((data, header), known if known == known else 0.0)
+    if found:
+        header["EGAIN"] = (round(found[0], 5), "[electron/adu] estimated from the noise of the sky")
+        header["RDNOISE"] = (round(found[1], 4), "[electron]" if found[1] else "[electron] unknown: within EGAIN")
 
 
 @step("object", "filter", "latitude", "longitude", "elevation")

@@ -203,3 +203,20 @@ def robust_mean(values, weights=None):
     centre = float(w @ v)
     error = math.sqrt(float(w**2 @ (v - centre)**2) * len(v) / (len(v) - 1)) if len(v) > 1 else math.nan
     return centre, error
+
+
+def from_sky(image, readnoise_adu=0.0):
+    """(gain [electron/adu], read noise [electron]) that explain the noise of a calibrated frame's sky, or None.
+
+    For a camera of which there is no pair of biases and flats, and no gain in the header.  With the read noise known
+    in adu it is the gain, from one level: sky / (noise^2 - readnoise_adu^2).  Without, all noise is laid to the sky's
+    photons, which gives the right noise of sky and nearly that of the stars.  None where the sky is not above zero,
+    or has no more noise than the read-out.
+    """
+    from apfunc.background import level
+    sky, noise = level(image[0])
+    photons = noise * noise - readnoise_adu * readnoise_adu
+    if not (sky > 0 and photons > 0):
+        return None
+    gain = sky / photons
+    return gain, gain * readnoise_adu

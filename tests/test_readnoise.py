@@ -119,3 +119,14 @@ def test_units_and_purity():
     assert str(table["gain"].unit) == "electron / adu" and str(table["readnoise_err"].unit) == "electron"
     assert table.colnames[:5] == ["camera", "gain", "gain_err", "readnoise", "readnoise_err"]
     assert [list(r) for r in readnoise(biases, flats)] == [list(r) for r in table]
+
+
+def test_the_sky_tells_the_gain_when_nothing_else_does(rng=np.random.default_rng(5)):
+    from apfunc.readnoise import from_sky
+    electrons = rng.poisson(900.0, (300, 300)) + rng.normal(0, 8, (300, 300))
+    image = ((electrons / 1.5).astype("f4"), fits.Header())
+    gain, noise = from_sky(image, readnoise_adu=8 / 1.5)
+    assert abs(gain - 1.5) < 0.05 and abs(noise - 8) < 0.3
+    alone, none = from_sky(image)
+    assert none == 0 and abs((900 / 1.5) / alone - np.var(image[0])) < 0.05 * np.var(image[0])
+    assert from_sky((image[0] - 900, fits.Header())) is None
