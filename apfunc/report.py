@@ -115,7 +115,7 @@ def warnings(inventory, quality=None, readnoise=None, frames=None, pictures=(), 
              for r in stock if r.get("kind") in ("unreadable", "unknown")]
     makeshift = Counter(part for r in stock if r.get("kind") == "light"
                         for part in str(r.get("reason") or "").split("; ")
-                        if re.match(r"no (bias|dark|flat)|.*scaled by|.*\d{2,} days", part))
+                        if re.match(r"no (bias|dark|flat)|.*scaled by|.*\d{3,} days", part))
     told += [f"{count(n, 'light')}: {part}" for part, n in makeshift.items()]
     for master in masters:
         left = sections.cards(master.get("header"), "EXC")
