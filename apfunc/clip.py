@@ -32,7 +32,8 @@ def clipped_mean(stack, sigma=4.0, step=0.0):
         odd = ~((high - centre <= reach) & (centre - low <= reach))
     error, count = noise / np.float32(math.sqrt(n)), np.full(value.shape, n, "i4")
     if odd.any():
-        value[odd], error[odd], count[odd] = sorted_mean(stack[:, odd], noise[odd], sigma)
+        pixels = np.flatnonzero(odd)
+        value[odd], error[odd], count[odd] = sorted_mean(stack.reshape(n, -1)[:, pixels].T, noise[odd], sigma)
     return value, error, count
 
 
@@ -66,29 +67,31 @@ def middle_of_rows(values):
 
 
 def sorted_mean(values, noise, sigma):
-    """The clipped mean of each column of `values` (frames, pixels) by sorting; `noise` is that of a value, (pixels,).
+    """The clipped mean of each row of `values` (pixels, frames) by sorting; `noise` is that of a value, (pixels,).
 
     Own noise: the distance of two quantiles (a sixth of the values is left out on each side, at least one), widened
     for its own error in small sets.  Of two values that disagree the lower stands: what is wrong in a pair of
     biases, darks or flats adds light.
     """
-    v = np.sort(np.where(np.isfinite(values), values, np.nan), axis=0).astype("f8")  # NaN goes last
-    n, pixels = np.isfinite(v).sum(axis=0), np.arange(v.shape[1])
+    v = np.sort(np.where(np.isfinite(values), values, np.float32(np.nan)), axis=1)  # NaN goes last
+    n, pixel = np.isfinite(v).sum(axis=1), np.arange(len(v))
     out = np.maximum(np.rint(n / 6).astype(int), 1)
     usable = n >= 4
     low, high = np.where(usable, out, 0), np.where(usable, n - 1 - out, 0)
-    per_sigma = np.array([quantile_range(int(k)) for k in range(len(v) + 1)])[n]
-    own = np.where(usable, (v[high, pixels] - v[low, pixels]) / per_sigma * (1 + 4 / np.maximum(n, 1)), 0)
-    middle = np.where(n > 2, (v[np.maximum(n - 1, 0) // 2, pixels] + v[n // 2, pixels]) / 2, v[0])
+    per_sigma = np.array([quantile_range(int(k)) for k in range(v.shape[1] + 1)])[n]
+    own = np.where(usable, (v[pixel, high] - v[pixel, low]) / per_sigma * (1 + 4 / np.maximum(n, 1)), 0)
+    middle = np.where(n > 2, (v[pixel, np.maximum(n - 1, 0) // 2] + v[pixel, np.minimum(n // 2, v.shape[1] - 1)]) / 2, v[:, 0])
     reach = sigma * np.fmax(np.where(np.isnan(noise), np.inf, noise), own) * np.where(n == 2, math.sqrt(2), 1)
-    keep = np.abs(v - middle) <= reach
-    count = keep.sum(axis=0)
+    offset = v - middle[:, None].astype("f4")
+    keep = np.abs(offset) <= reach[:, None].astype("f4")
+    count = keep.sum(axis=1)
+    kept = np.where(keep, offset, np.float32(0))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(keep, v, 0).sum(axis=0) / count
-        scatter = np.sqrt((np.where(keep, v - mean, 0)**2).sum(axis=0) / (count - 1))
+        mean = kept.sum(axis=1, dtype="f8") / count
+        scatter = np.sqrt(np.maximum((kept * kept).sum(axis=1, dtype="f8") - count * mean**2, 0) / (count - 1))
         error = np.fmax(noise, np.where(count > 1, scatter, 0)) / np.sqrt(count)
-    mean[count == 0], error[count == 0] = np.nan, np.nan
-    return mean, error, count
+    empty = count == 0
+    return np.where(empty, np.nan, middle + mean), np.where(empty, np.nan, error), count
 
 
 def median(stack, sigma=4.0, step=0.0):

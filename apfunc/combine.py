@@ -13,7 +13,7 @@ from apfunc.header import BAD, NODATA, SATURATED, history, number, temperature, 
 
 METHODS = {"clip": clip.clipped_mean, "median": clip.median, "mean": clip.mean}
 BAND = 16e6  # bytes of raw rows read at a time, all frames together (at least 64 rows, while they fit into 100 MB)
-STRIP = 1e7  # bytes of float32 worked on at a time: they stay in the cache
+STRIP = 5e6  # bytes of float32 worked on at a time, so that they stay in the cache
 KEPT = """TELESCOP INSTRUME OBSERVAT XPIXSZ YPIXSZ XBINNING YBINNING XORGSUBF YORGSUBF READOUTM READMODE GAIN EGAIN
           OFFSET RDNOISE SET-TEMP FILTER FOCALLEN APTDIA APTAREA SITELAT SITELONG SITEELEV ROWORDER FLIPSTAT BAYERPAT
           XBAYROFF YBAYROFF DATE-OBS OVSCAN TRIMMED""".split()
@@ -157,16 +157,16 @@ def flat_levels(values):
 def _run(frames, terms, levels, full, method, sigma, step, flat):
     """Combine band by band: ``(data, error, mask, rejected fraction)``."""
     (rows, columns), read, _ = frames[0]
-    data, error = np.empty((2, rows, columns), "f4")
+    data, error = np.empty((rows, columns), "f4"), np.empty((rows, columns), "f4")
     mask, kept = np.zeros((rows, columns), "u1"), 0
     line = len(frames) * columns
-    strip = int(max(1, min(rows, STRIP // (4 * line))))
+    strip = int(min(rows, max(1, STRIP // (4 * line))))
     of_row = read(0, 1).dtype.itemsize * line
     band = int(max(strip, min(max(64, BAND // of_row), 100e6 // of_row) // strip * strip))
     stack = np.empty((len(frames), strip, columns), "f4")
     for a in range(0, rows, band):
         b = min(a + band, rows)
-        bands = [(read(a, b), np.broadcast_to(base(a, b), (b - a, columns))) for _, read, base in frames]
+        bands = [_band(read, base, a, b, full) for _, read, base in frames]
         for c in range(a, b, strip):
             d = min(c + strip, b)
             part = stack[:, :d - c]
@@ -180,17 +180,24 @@ def _run(frames, terms, levels, full, method, sigma, step, flat):
     return data, error, mask, 1 - kept / (len(frames) * rows * columns)
 
 
+def _band(read, base, a, b, full):
+    """Rows a to b as read out, what to subtract from them (None: nothing), and whether any may be saturated."""
+    values, level = read(a, b), base(a, b)
+    level = None if np.ndim(level) == 0 and level == 0 else np.broadcast_to(level, values.shape)
+    return values, level, full is not None and not values.max() < full
+
+
 def _fill(stack, bands, terms, levels, full, flat, here, there):
     """Fill a stack with (raw - base - terms) / level, rows `here` of the bands and `there` of the masters; gives the
     number of frames that are saturated in each pixel (a flat has no value there)."""
     full_count, before, less = 0, None, None
-    for out, (values, base), subtrahends, level in zip(stack, bands, terms, levels):
+    for out, (values, base, bright), subtrahends, level in zip(stack, bands, terms, levels):
         out[:] = values[here]
-        over = None
-        if full is not None and out.max() >= full:
-            over = out >= full
+        over = out >= full if bright else False
+        if bright:
             full_count = full_count + over
-        out -= base[here]
+        if base is not None:
+            out -= base[here]
         if subtrahends:
             factors = [factor for _, factor in subtrahends]
             if factors != before:
@@ -198,7 +205,7 @@ def _fill(stack, bands, terms, levels, full, flat, here, there):
             out -= less
         if flat:
             out /= np.float32(level)
-            if over is not None:
+            if bright:
                 out[over] = np.nan
     return full_count
 

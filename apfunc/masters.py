@@ -158,15 +158,20 @@ def quieted(dark, bias, seconds):
 def quiet(dark, noise=None):
     """A bias-free dark whose noise does not grow when it is scaled up: pixels within 5 `noise` (or robust spreads) of
     the mean of their block of 32 x 32 get that mean; hot pixels and glow stay."""
-    size, (rows, columns) = 32, dark.shape
-    noise = noise or raw.spread(raw.sample(dark)[0])
-    tiles = np.pad(dark, ((0, -rows % size), (0, -columns % size)), mode="symmetric")
-    tiles = tiles.reshape(tiles.shape[0] // size, size, -1, size)
-    middle = np.median(tiles[:, ::3, :, ::3], axis=(1, 3))[:, None, :, None]
-    calm = np.abs(tiles - middle) <= 5 * noise
-    level = np.where(calm, tiles, 0).sum(axis=(1, 3)) / np.maximum(calm.sum(axis=(1, 3)), 1)
-    smooth = np.repeat(np.repeat(level, size, axis=0), size, axis=1)[:rows, :columns].astype("f4")
-    return np.where(np.abs(dark - smooth) > 5 * noise, dark, smooth)
+    size, columns = 32, dark.shape[1]
+    thin, _ = raw.sample(dark)
+    noise, usual = noise or raw.spread(thin), float(np.nanmedian(thin))
+    out = dark.astype("f4")
+    for a in range(0, len(dark), size):
+        band = out[a:a + size]
+        tiles = np.pad(np.nan_to_num(band, nan=usual), ((0, 0), (0, -columns % size)), mode="symmetric")
+        tiles = tiles.reshape(len(band), -1, size)
+        middle = np.median(tiles[::3, :, ::3], axis=(0, 2))[:, None]
+        calm = np.abs(tiles - middle) <= 5 * noise
+        level = np.where(calm, tiles, 0).sum(axis=(0, 2)) / np.maximum(calm.sum(axis=(0, 2)), 1)
+        smooth = np.repeat(level, size)[:columns].astype("f4")
+        band[:] = np.where(np.abs(band - smooth) <= 5 * noise, smooth, band)
+    return out
 
 
 def response(flat, bias):

@@ -63,7 +63,7 @@ def test_sorted_mean_is_the_slow_one(n):
     values = rng.normal(100, 5, (n, 300)).astype("f4")
     values[rng.random(values.shape) < 0.05] += 300
     values[rng.random(values.shape) < 0.05] = np.nan
-    mean, error, count = clip.sorted_mean(values, np.full(300, 5.0), 4.0)
+    mean, error, count = clip.sorted_mean(values.T, np.full(300, 5.0), 4.0)
     slow = np.array([slow_mean(v, 5.0, 4.0) for v in values.T])
     assert np.allclose(mean, slow[:, 0], equal_nan=True) and np.array_equal(count, slow[:, 1])
     assert np.array_equal(np.isnan(error), count == 0)
