@@ -29,7 +29,7 @@ def background(image, mask=None, box=64, mode="mesh", order=2, smooth=3, passes=
     smooth  size of the median filter over the mesh boxes (mesh method; 1 = none); passes: rounds of source masking.
 
     Returns the sky [adu] as float32, no NaN in it, with a header copy that holds BKGMETH, BKGBOX, BKGORDER (of the
-    polynomial), SKY (median of the sky) and SKYNOISE (median of rms), and the rms of one pixel [adu] as float32.  Raises
+    polynomial), SKY (median of the sky) and SKYNOISE (median of rms), and the rms of one pixel [adu], float32.  Raises
     ValueError when no pixel is good or an option makes no sense.
 
     >>> import numpy as np; from astropy.io.fits import Header

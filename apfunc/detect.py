@@ -11,11 +11,12 @@ from apfunc import background, psf
 def flatten(data, bad, box=64):
     """The frame without its sky, bad pixels bridged by the mean of those round them, and the sky that was there:
     (By, Bx, mesh of the sky, mesh of the noise), see `apfunc.background`.  NaN must be `bad`."""
-    step, holes = 6 * (box // 64) + 1, bad.any()
+    step, holes = (8 if data.size > 4e6 else 4) * max(1, box // 64) + 1, bad.any()  # odd: sees odd and even rows
     y, x, sky, _ = background.mesh(data, bad if holes else None, box, step)
     if not np.isfinite(sky).all():
         raise ValueError("no good pixel in the frame, so no sky; check the frame and its mask")
-    sky, noise = background.median_filter(sky), background.median_filter(_noise(data, bad if holes else None, box, step))
+    sky = background.median_filter(sky)
+    noise = background.median_filter(_noise(data, bad if holes else None, box, step))
     by, bx = background.spline_matrix(y, len(data)), background.spline_matrix(x, data.shape[1])
     flat, middle = np.empty_like(data), np.median(sky)
     across = (sky - middle).astype("f4") @ bx.T
@@ -30,8 +31,8 @@ def flatten(data, bad, box=64):
 
 
 def _noise(data, bad, box, step):
-    """Noise of a pixel in each box of the mesh, from the median size of v - (left + right) / 2: neither stars nor nebulae
-    nor gradients add to it."""
+    """Noise of a pixel in each box of the mesh, from the median size of v - (left + right) / 2: neither stars nor
+    nebulae nor gradients add to it."""
     rows, high, wide = data[::step], max(1, round(box / step)), min(box, data.shape[1]) - 2
     if wide < 1:
         return np.full((len(background.starts(len(rows), min(high, len(rows)))), 1), np.nan_to_num(data).std(), "f4")
@@ -41,7 +42,8 @@ def _noise(data, bad, box, step):
         part = rows[top:top + high]
         part = np.where(bad[::step][top:top + high], np.nan, part) if bad is not None else part
         size = np.abs(part[:, 1:-1] - (part[:, :-2] + part[:, 2:]) / 2)
-        size = np.lib.stride_tricks.sliding_window_view(size, wide, axis=1)[:, background.starts(data.shape[1], wide + 2)]
+        across = background.starts(data.shape[1], wide + 2)
+        size = np.lib.stride_tricks.sliding_window_view(size, wide, axis=1)[:, across]
         size = np.sort(size.transpose(1, 0, 2).reshape(size.shape[1], -1), axis=1)
         count = np.isfinite(size).sum(1)
         middle = size[np.arange(len(size)), np.maximum(count // 2 - (count % 2 == 0) * (count > 1), 0)]
@@ -71,7 +73,8 @@ def seeing(flat, full, noise):
                 break
         y, x = maxima(filtered, 8 * spread)
         pixels = around(small, y, x)  # one pixel that holds it all is no star
-        star = (pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)) & (True if blocked is None else ~around(blocked, y, x).any(1))
+        star = pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)
+        star = star if blocked is None else star & ~around(blocked, y, x).any(1)
         y, x = y[star], x[star]
         best = np.argsort(-filtered[y, x], kind="stable")[:100]
         y, x = y[best], x[best]

@@ -11,6 +11,7 @@ from apfunc.psf import SKY, A, X, Y
 
 # The bits of a star's flags.
 FULL, EDGE, BLEND, DEFECT, SHAPE = 1, 2, 4, 8, 16
+CORE = 2.0  # radius [FWHM] of the pixels to which places and shapes are fitted
 MANY = 30000  # candidates kept, most significant first: bounds the time spent on a frame that shows no sky
 
 
@@ -31,9 +32,11 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     flat = np.where(hidden, np.float32(np.nan), flat) if hidden.any() else flat
     offsets = psf.disc(max(2.5 * width, 3))
     at, pixels = (y, x, offsets), detect.stamps(flat, y, x, offsets)
+    core = np.count_nonzero(np.hypot(*offsets) <= CORE * width)  # pixels that places and shapes are fitted to
+    inner = tuple(v[:core] for v in offsets)
 
     # places and heights with a round PSF; then the frame's own PSF from the best
-    p = psf.fit(pixels, *at, p, noise, free=psf.POINT, passes=3, near=0.1)[0]
+    p = psf.fit(pixels[:, :core], y, x, inner, p, noise, free=psf.POINT, passes=3, near=0.1)[0]
     frame = starfit.light(np.empty(flat.shape, "f4"), *at, p, noise)
     more = starfit.others(frame, *at, p)
     factor = _excess(flat, sky, y, x, offsets, p, noise, width)
@@ -47,21 +50,29 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     # burnt out stars wider than the PSF go first, then all others with the right PSF, those that touch again
     giants, halo = _giants(flat, groups, width, model, float(np.median(sky[3])))
     flat = flat if halo is None else flat - halo
-    pixels, glow = detect.stamps(flat, *at), 0 if halo is None else np.nan_to_num(detect.stamps(halo, *at))
-    p, _, chi2 = psf.fit(pixels - more, *at, p, noise, gain, more + glow, psf.POINT, 6)
-    cy, cx, new = _companions(pixels - more, p, *at, noise, _misfit(chi2, p, offsets, noise, gain), usual, width, sigma)
+    pixels = pixels if halo is None else detect.stamps(flat, *at)
+    glow = np.zeros_like(more) if halo is None else np.nan_to_num(detect.stamps(halo, *at))
+    p, _, chi2 = psf.fit((pixels - more)[:, :core], y, x, inner, p, noise, gain, (more + glow)[:, :core], psf.POINT, 6)
+    cy, cx, new = _companions(pixels - more, p, *at, noise, _misfit(chi2, p, inner, noise, gain), usual, width, sigma)
     if len(new):
         y, x, p = np.concatenate([y, cy]), np.concatenate([x, cx]), np.concatenate([p, new])
         noise = factor * detect.at_pixels(sky[0], sky[3], sky[1], y, x).astype("f8")
         at, pixels = (y, x, offsets), detect.stamps(flat, y, x, offsets)
         more = starfit.others(starfit.light(frame, *at, p, noise), *at, p)
-        glow = 0 if halo is None else np.nan_to_num(detect.stamps(halo, *at))
-    near = np.flatnonzero((more > 1e-3 * noise[:, None]).any(1) | (p[:, A] > 100 * noise))
-    part = y[near], x[near], offsets
-    for _ in range(2 if len(near) < 0.3 * len(p) and not len(new) else 4):
-        more[near] = starfit.others(starfit.light(frame, *part, p[near], noise[near]), *part, p[near])
-        p[near] = psf.fit(pixels[near] - more[near], *part, p[near], noise[near], gain, more[near], psf.POINT, 4)[0]
-    columns, keep = _judged(pixels - more, more + glow, p, *at, noise, gain, sigma, width, usual, bad, full, flat, frame)
+        glow = np.zeros_like(more) if halo is None else np.nan_to_num(detect.stamps(halo, *at))
+    touch = (more > 1e-3 * noise[:, None]).any(1)
+    near, touch = np.flatnonzero(touch | (p[:, A] > 100 * noise)), np.flatnonzero(touch)
+    for _ in range(4 if len(touch) > 0.3 * len(p) else 3 if len(new) else 2):
+        starfit.light(frame, y[near], x[near], offsets, p[near], noise[near])
+        if len(touch):
+            more[touch] = starfit.others(frame, y[touch], x[touch], offsets, p[touch])
+            own, others = pixels[touch, :core] - more[touch, :core], more[touch, :core] + glow[touch, :core]
+            p[touch] = psf.fit(own, y[touch], x[touch], inner, p[touch], noise[touch], gain, others, psf.POINT, 4)[0]
+    columns, keep = _judged(pixels - more, more + glow, p, *at, noise, gain, sigma, width, usual,
+                            (bad, full, flat, frame))
+    if model is None:  # nothing here looked like a star: what has a strange shape is none either
+        fair = (columns["flags"] & SHAPE) == 0
+        columns, keep = {name: values[fair] for name, values in columns.items()}, keep[fair]
     p, y, x = p[keep], y[keep], x[keep]
     columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
     clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
@@ -75,15 +86,17 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
 def _excess(flat, sky, y, x, offsets, p, noise, width):
     """`detect.excess` of the frame without its stars, where a star is what stands far above that very noise."""
     found = detect.excess(flat, sky, width)
-    area = np.sqrt((psf.profiles(psf.star(width), np.zeros(1), np.zeros(1), offsets) ** 2).sum() / psf.star(width)[0, A] ** 2)
+    one = psf.star(width)
+    area = np.sqrt((psf.profiles(one, np.zeros(1), np.zeros(1), offsets) ** 2).sum()) / one[0, A]
     for _ in range(3 if found > 1.1 else 0):
         k = p[:, A] * area > min(7 * found, 60) * noise
-        found = detect.excess(flat - starfit.light(np.empty(flat.shape, "f4"), y[k], x[k], offsets, p[k], noise[k]), sky, width)
+        frame = starfit.light(np.empty(flat.shape, "f4"), y[k], x[k], offsets, p[k], noise[k])
+        found = detect.excess(flat - frame, sky, width)
     return found
 
 
 def _one_each(full, groups, y, x, width):
-    """The peaks, those in and beside saturated pixels replaced by one for each group of such pixels no wider than a star."""
+    """The peaks, those in and beside saturated pixels replaced by one for each group of them no wider than a star."""
     cy, cx, size = groups
     if not len(size):
         return y, x
@@ -111,7 +124,7 @@ def _misfit(chi2, p, offsets, noise, gain):
 
 
 def _regular(chi2, p, offsets, noise, gain):
-    """Those of the PSF's stars that fit as the best quarter does (cosmic rays do not), and the misfit usual for them."""
+    """Those of the PSF's stars that fit as the best quarter does (cosmic rays do not), and their usual misfit."""
     if not len(p):
         return np.zeros(0, bool), 0.0
     misfit, _ = _misfit(chi2, p, offsets, noise, gain)
@@ -179,33 +192,36 @@ def _joined(p, columns, giants, errors, sky, shape):
         y, x = (np.clip(np.rint(giants[:, k]).astype(int), 0, n - 1) for k, n in ((Y, shape[0]), (X, shape[1])))
         flux = psf.total(giants)
         more = {"flux": flux, "fluxerr": flux * errors[:, A] / giants[:, A], "fwhm": fwhm, "ellipticity": ellipticity,
-                "theta": theta, "peak": giants[:, A], "snr": giants[:, A] / errors[:, A], "flags": np.full(len(giants), FULL),
-                "sky": giants[:, SKY] + detect.at_pixels(sky[0], sky[2], sky[1], y, x)}
+                "theta": theta, "peak": giants[:, A], "snr": giants[:, A] / errors[:, A],
+                "flags": np.full(len(giants), FULL), "sky": giants[:, SKY] + detect.at_pixels(sky[0], sky[2], sky[1], y, x)}
         p, columns = np.concatenate([p, giants]), {k: np.concatenate([v, more[k]]) for k, v in columns.items()}
     order = np.argsort(-columns["flux"], kind="stable")
     return p[order], {name: values[order] for name, values in columns.items()}
 
 
-def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, bad, full, flat, frame):
+def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, planes):
     """Columns of the peaks that are stars, and which they are, brightest first."""
+    bad, full, flat, frame = planes
     sure = starfit.fluxes(p, own, more, y, x, offsets, noise, None)[2]
-    inside = (np.abs((p[:, X] + 0.5) / full.shape[1] - 0.5) <= 0.5) & (np.abs((p[:, Y] + 0.5) / full.shape[0] - 0.5) <= 0.5)
+    inside = np.abs((p[:, [Y, X]] + 0.5) / full.shape - 0.5).max(1) <= 0.5
     may = np.flatnonzero(inside & (sure >= sigma) & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
     own, more, p, y, x, noise = (v[may] for v in (own, more, p, y, x, noise))
     at, distance = (y, x, offsets), np.hypot(*offsets)
     flux, error, sure, height, local = starfit.fluxes(p, own, more, *at, noise, gain)
-    free, _, least2 = psf.fit(own, *at, p, noise, gain, more, psf.SHAPE, 8, 0.03)
-    point2 = psf.fit(own, *at, p, noise, gain, more, psf.POINT, 0)[2]
+    core = np.count_nonzero(distance <= CORE * width)
+    inner = own[:, :core], y, x, tuple(v[:core] for v in offsets), p, noise, gain, more[:, :core]
+    free, _, least2 = psf.fit(*inner, psf.SHAPE, 8, 0.03)
+    point2 = psf.fit(*inner, psf.POINT, 0)[2]
     fwhm, ellipticity, theta = psf.shape(free)
     minor, major = fwhm * np.sqrt(1 - ellipticity), fwhm / np.sqrt(1 - ellipticity)
     point, flatness, _ = psf.shape(p)
     least, most = point * np.sqrt(1 - flatness), point / np.sqrt(1 - flatness)
     gained = point2 - least2  # of chi2, by a shape of its own
-    misfit, certain = _misfit(least2, free, offsets, noise, gain)
+    misfit, certain = _misfit(least2, free, inner[3], noise, gain)
 
-    core = distance <= 1.5 * width
+    middle = distance <= 1.5 * width
     burnt, broken = (detect.stamps(plane, *at) for plane in (full, bad))
-    edge, burnt = np.isnan(burnt[:, core]).any(1), (burnt[:, core] > 0).any(1)
+    edge, burnt = np.isnan(burnt[:, middle]).any(1), (burnt[:, middle] > 0).any(1)
     broken = (broken[:, distance <= 1.2 * width] > 0).any(1)
     model = psf.profiles(p, *at)
     share = (more * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
@@ -216,7 +232,8 @@ def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, bad, 
     formless = (certain > 5) & (misfit > max(0.3, 4 * usual)) & (share < 0.1)
     wide = (gained > 9) & (minor > 1.6 * point)
     doubt = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt)
-    wide[doubt] = _wide(own[doubt], flat, frame, free[doubt], y[doubt], x[doubt], offsets, noise[doubt], point[doubt], width)
+    args = (v[doubt] for v in (own, free, noise, point, y, x))
+    wide[doubt] = _wide(flat, frame, *args, offsets, width)
     ripple = height < 0.15 * more[:, distance <= 0.5].mean(1)
     keep = ~ripple & (burnt | ~(sharp | wide | formless))
     order = np.argsort(-flux, kind="stable")
@@ -230,7 +247,7 @@ def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, bad, 
     return {name: values[keep] for name, values in columns.items()}, may[keep]
 
 
-def _wide(own, flat, frame, free, y, x, offsets, noise, point, width):
+def _wide(flat, frame, own, free, noise, point, y, x, offsets, width):
     """Whether peaks that look wider than the PSF are much wider when their surroundings are seen as well."""
     wide = psf.disc(4.5 * width)
     values = detect.stamps(flat, y, x, wide) - detect.stamps(frame, y, x, wide)

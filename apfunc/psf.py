@@ -15,11 +15,11 @@ GAUSSIAN = 0.01  # 1/beta is kept above this: beta = 100 is a Gaussian for every
 
 
 def disc(radius):
-    """Offsets (dy, dx), integer arrays, of the pixels within `radius` of a centre pixel."""
+    """Offsets (dy, dx), integer arrays, of the pixels within `radius` of a centre pixel, the nearest first."""
     half = int(np.ceil(radius))
     dy, dx = np.mgrid[-half:half + 1, -half:half + 1].reshape(2, -1)
-    inside = dx**2 + dy**2 <= radius**2 + 0.25
-    return dy[inside], dx[inside]
+    order = np.argsort(dx**2 + dy**2, kind="stable")[:np.count_nonzero(dx**2 + dy**2 <= radius**2 + 0.25)]
+    return dy[order], dx[order]
 
 
 def profiles(p, y, x, offsets):
@@ -37,7 +37,7 @@ def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, pas
     noise   (n,) noise of a sky pixel; with `gain` [electron/adu] the photons of the starting model, and of `light` (n,
             pixels: what else shines there), add to the variance of a pixel: of the model, not of the noisy data.
     free    the parameters fitted: POINT, SHAPE or ALL; the others stay.  A star is done when a step takes less than
-            `near` off its chi2, that is when it moves by less than sqrt(near) of its own error, or after `passes` steps.
+            `near` off its chi2, that is when it moves by less than sqrt(near) of its own error, or after `passes`.
 
     Returns p (n, 8), errors (n, 8; 0 where not free, inf where undetermined), and chi2 (n,).
     """
@@ -50,7 +50,8 @@ def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, pas
         data = np.asarray(values[at], "f4")
         weight = np.broadcast_to((noise[at, None] ** 2).astype("f4"), data.shape)
         if gain:
-            shine = _model(p[at], *offsets, ())[0] - p[at, SKY, None].astype("f4") + (light if np.isscalar(light) else light[at])
+            shine = _model(p[at], *offsets, ())[0] - p[at, SKY, None].astype("f4")
+            shine = shine + (light if np.isscalar(light) else light[at])
             weight = weight + np.maximum(shine, 0) / np.float32(gain)
         weight = np.where(np.isfinite(data), 1 / weight, 0)
         p[at], errors[at], chi2[at] = _fit(np.nan_to_num(data), weight, *offsets, p[at], list(free), passes, near)
@@ -87,7 +88,8 @@ def _fit(data, weight, dy, dx, p, free, passes, near):
         good = active[better]
         p = p.copy()
         p[good], chi2[good], normal[good], gradient[good] = trial[better], *(v[better] for v in new)
-        damping[active] = np.where(better, np.maximum(damping[active] * 0.1, 1e-6), np.maximum(damping[active] * 10, 1e-2))
+        lighter, heavier = np.maximum(damping[active] * 0.1, 1e-6), np.maximum(damping[active] * 10, 1e-2)
+        damping[active] = np.where(better, lighter, heavier)
         active = active[~(better & (promise < near)) & (damping[active] < 1e6)]
         if not len(active):
             break
@@ -101,8 +103,8 @@ def _fit(data, weight, dy, dx, p, free, passes, near):
 
 
 def _model(p, dy, dx, free):
-    """Profiles with sky (n, pixels) and their derivatives (n, free, pixels), float32; p's places are in pixels from where
-    dy and dx are counted."""
+    """Profiles with sky (n, pixels) and their derivatives (n, free, pixels), float32; p's places are in pixels from
+    where dy and dx are counted."""
     a, x, y, xx, xy, yy, sky, slope = (v[:, None] for v in p.astype("f4").T)
     a = np.where(np.abs(a) < 1e-6, np.float32(1e-6), a)
     beta = 1 / slope

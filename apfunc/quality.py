@@ -35,7 +35,8 @@ def quality_row(header, stars):
         good = ((np.asarray(stars["flags"]) & 17) == 0) & (np.asarray(stars["snr"]) > 10)
     shaped = int(np.count_nonzero(good & (np.asarray(stars["snr"]) > 20))) if len(stars) else 0
     return {"name": safe(stem(hdr.text(header, "RAWFILE") or "")), "object": hdr.text(header, "OBJECT"),
-            "filter": hdr.text(header, "FILTER"), "exptime": time, "airmass": hdr.number(header, "AIRMASS"), "fwhm_px": fwhm,
+            "filter": hdr.text(header, "FILTER"), "exptime": time, "airmass": hdr.number(header, "AIRMASS"),
+            "fwhm_px": fwhm,
             "fwhm_arcsec": fwhm * pixel if fwhm and pixel else None, "ellipticity": hdr.number(meta, "ELLIP"),
             "nstars": len(stars), "sky": hdr.number(meta, "SKY"), "noise": hdr.number(meta, "SKYNOISE"),
             "wcs_rms_arcsec": hdr.number(header, "WCSRMS"), "wcs_nmatch": hdr.number(header, "WCSNMATC"),

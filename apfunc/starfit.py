@@ -45,7 +45,9 @@ def field(p, errors, shape, width):
     for _ in range(6):
         size = 6 if good.sum() >= 40 else 3 if good.sum() >= 12 else 1
         terms = _terms(p, shape)[:, :size]
-        centre = np.linalg.lstsq(terms[good], moments[good], rcond=None)[0] if size > 1 else np.median(moments[good], 0)[None]
+        centre = np.median(moments[good], 0)[None]
+        if size > 1:
+            centre = np.linalg.lstsq(terms[good], moments[good], rcond=None)[0]
         off = np.abs(moments - terms @ centre).max(1)
         keep = off <= 3 * 1.4826 * np.median(off[good]) + 1e-3 * width**2
         if (keep == good).all() or keep.sum() < 1:
@@ -96,7 +98,7 @@ def fluxes(p, own, more, y, x, offsets, noise, gain):
 def aperture(flat, frame, y, x, p, width, usual=0.0):
     """Factor that makes the PSF's fluxes total: what these stars have within 3 FWHM (less the ring of 4 to 5.5) beyond
     their models, weighted; drawn to 1 +/- 0.05 (or `usual`, the misfit of the PSF) as far as it is uncertain.  Haloes
-    and tracking change it from frame to frame.  frame: the `light` of all stars; bad pixels count as the model has them."""
+    and tracking change it from frame to frame.  frame: the `light` of all stars; bad pixels count as modelled."""
     offsets = psf.disc(5.5 * width)
     inner, ring = np.hypot(*offsets) <= 3 * width, np.hypot(*offsets) >= 4 * width
     rest = detect.stamps(flat, y, x, offsets) - detect.stamps(frame, y, x, offsets)

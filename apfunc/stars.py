@@ -9,7 +9,7 @@ the scale of all fluxes alike; that scale is then set by the bright stars' light
 
 import numpy as np
 
-from apfunc import background, detect, psf, trails
+from apfunc import background, detect, trails
 from apfunc import header as hdr
 from apfunc.measure import BLEND, DEFECT, EDGE, FULL, SHAPE, measure
 from apfunc.psf import SLOPE, X, Y
@@ -21,19 +21,20 @@ COPIED = ("OBJECT", "FILTER", "EXPTIME", "AIRMASS", "MJD-MID", "MJD-OBS", "DATE-
           "RADESYS", "CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2",
           "CDELT1", "CDELT2", "CROTA1", "CROTA2", "PC1_1", "PC1_2", "PC2_1", "PC2_2")
 SMOOTH = 2.5  # FWHM [pixel of the binned frame] of what defocused stars are smoothed with
-COLUMNS = {"x": "pixel", "y": "pixel", "flux": "adu", "fluxerr": "adu", "fwhm": "pixel", "ellipticity": "", "theta": "deg",
-           "peak": "adu", "snr": "", "flags": "", "sky": "adu"}
+COLUMNS = {"x": "pixel", "y": "pixel", "flux": "adu", "fluxerr": "adu", "fwhm": "pixel", "ellipticity": "",
+           "theta": "deg", "peak": "adu", "snr": "", "flags": "", "sky": "adu"}
 
 
 def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, saturate=None, box=64, trail=True):
     """Table of the stars of `image`, brightest first; an empty one, with its meta, when there are none.
 
-    image   (data, header), data in adu.  NaN and pixels with a non-zero `mask` (bits of apfunc.header) say nothing about
-            a star: they are bridged for the search and left out of the fit.  So are saturated ones, but they make a star.
+    image   (data, header), data in adu.  NaN and pixels with a non-zero `mask` (bits of apfunc.header) say nothing
+            about a star: they are bridged for the search and left out of the fit.  Saturated ones make a star, but are
+            left out of its fit.
     sigma   least significance of a star's flux against the noise of the sky.
     gain    [electron/adu], else EGAIN or GAIN of the header; without it the errors hold the noise of the sky alone.
-    fwhm    [pixel] of the stars, for the search, else measured.  saturate: [adu], else SATURATE.  readnoise: [electron],
-            noted only (the noise of the sky is measured).  trail=False: no search for satellite trails.
+    fwhm    [pixel] of the stars, for the search, else measured.  saturate: [adu], else SATURATE.  readnoise:
+            [electron], noted only (the noise of the sky is measured).  trail=False: no search for satellite trails.
 
     Columns: x, y (0-based), flux, fluxerr (total, to infinity) [adu], fwhm [pixel] (geometric mean of the axes: the
     major one is fwhm / sqrt(1 - ellipticity)), ellipticity (1 - minor/major), theta [deg, from +x towards +y], peak
@@ -83,8 +84,8 @@ def region(table):
 
 
 def _binned(flat, data, bad, full, sky, box, width, sigma, gain, found):
-    """`measure`, wide stars (8 pixels and more) on a frame binned so that they are 3 to 4 pixels wide; from 12 pixels, when
-    they are out of focus, smoothed besides, which closes their holes.  The result is in pixels of the whole frame."""
+    """`measure`, wide stars (8 pixels and more) on a frame binned so that they are 3 to 4 pixels wide; from 12 pixels,
+    when they are out of focus, smoothed besides, which closes their holes.  The result is in pixels of the frame."""
     scale, smooth = int(width // 3) if width >= 8 else 1, SMOOTH if width >= 12 else 0
     if scale > 1:
         flat, sky = detect.flatten(data, bad, box * scale)
@@ -97,7 +98,8 @@ def _binned(flat, data, bad, full, sky, box, width, sigma, gain, found):
         sky = *sky[:3], sky[3] * left
     lines = [tuple((v + 0.5) / scale - 0.5 for v in line[:4]) + (line[4] / scale,) for line in found]
     along = trails.cover(flat.shape, lines) if found else None
-    p, columns, about = measure(flat, bad, full, sky, along, np.hypot(width / scale, smooth), sigma, gain and gain * scale**2)
+    wide = np.hypot(width / scale, smooth)
+    p, columns, about = measure(flat, bad, full, sky, along, wide, sigma, gain and gain * scale**2)
     p[:, [X, Y]] = (p[:, [X, Y]] + 0.5) * scale - 0.5
     columns["flux"], columns["fluxerr"] = columns["flux"] * scale**2, columns["fluxerr"] * scale**2
     if scale > 1:  # less what smoothing and the wider pixels added
@@ -123,7 +125,8 @@ def _psf(p, columns):
 def _grid(columns, p, shape):
     """Medians of fwhm and ellipticity over 3x3 parts of the frame, as two lines of nine numbers."""
     use = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))
-    cell = (np.minimum(3 * p[use, Y] / shape[0], 2).astype(int) * 3 + np.minimum(3 * p[use, X] / shape[1], 2).astype(int))
+    row, column = (np.clip(3 * p[use, k] / n, 0, 2).astype(int) for k, n in ((Y, shape[0]), (X, shape[1])))
+    cell = 3 * row + column
     said = []
     for name in ("fwhm", "ellipticity"):
         parts = [columns[name][use[cell == i]] for i in range(9)]

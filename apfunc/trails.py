@@ -153,7 +153,7 @@ def _followed(flat, noise, line, sigma, factor):
 
 
 def _parts(flat, noise, line, length, across, count):
-    """Medians over each of `count` pieces of a line, at the offsets `across` to its side, what lies beside it taken off."""
+    """Medians over each of `count` pieces of a line, at the offsets `across` to its side, less what lies beside it."""
     ux, uy = (line[2] - line[0]) / length, (line[3] - line[1]) / length
     along = np.arange(0, length)[:, None]
     x = np.rint(line[0] + along * ux + across * uy).astype(int)

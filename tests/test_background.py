@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from astropy.io.fits import Header
 
-from apfunc.background import background, clipped, expand, level, median_filter, mesh, separable, spline_matrix, subtract
+from apfunc.background import (background, clipped, expand, level, median_filter, mesh, separable, spline_matrix,
+                               subtract)
 
 SHAPE = 400, 530
 
@@ -15,7 +16,8 @@ def scene(noise=10.0, stars=150, seed=1):
     y, x = np.mgrid[:SHAPE[0], :SHAPE[1]]
     sky = 500 + 0.05 * x + 0.1 * y + 30 * np.sin(x / 300)
     data = sky + rng.normal(0, noise, SHAPE)
-    for a, b, flux in zip(rng.uniform(0, SHAPE[0], stars), rng.uniform(0, SHAPE[1], stars), 10 ** rng.uniform(1.5, 3.5, stars)):
+    where = rng.uniform(0, SHAPE[0], stars), rng.uniform(0, SHAPE[1], stars)
+    for a, b, flux in zip(*where, 10 ** rng.uniform(1.5, 3.5, stars)):
         data += flux * np.exp(-((y - a) ** 2 + (x - b) ** 2) / 2 / 1.5**2)
     return (data.astype("f4"), Header()), sky
 

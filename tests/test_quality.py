@@ -8,8 +8,8 @@ from astropy.table import Table
 from apfunc.quality import COLUMNS, quality, quality_row
 
 
-def light(name="a", filter="R", fwhm=3.0, flux=1.0, airmass=1.2, ellipticity=0.05, noise=10.0, sky=300.0, exptime=60.0, n=200,
-          scale=True, seed=0, solved=True, ids=True, **header):
+def light(name="a", filter="R", fwhm=3.0, flux=1.0, airmass=1.2, ellipticity=0.05, noise=10.0, sky=300.0, exptime=60.0,
+          n=200, scale=True, seed=0, solved=True, ids=True, **header):
     """A header and a star table as a navigated frame has them; `flux`: transparency of its sky, extinction aside."""
     rng = np.random.default_rng(seed)
     true = 1e5 * np.arange(1, n + 1) ** -1.0 * exptime / 60
@@ -19,7 +19,7 @@ def light(name="a", filter="R", fwhm=3.0, flux=1.0, airmass=1.2, ellipticity=0.0
     stars = stars[stars["snr"] > 5]
     if ids:
         stars["id"] = np.arange(len(stars))
-    stars.meta |= {"FWHM": fwhm * airmass**0.6, "ELLIP": ellipticity, "SKY": sky, "SKYNOISE": noise, "SATFRAC": 0.0, "TRAIL": 0}
+    stars.meta |= {"FWHM": fwhm * airmass**0.6, "ELLIP": ellipticity, "SKY": sky, "SKYNOISE": noise, "SATFRAC": 0.0}
     h = Header()
     h["RAWFILE"], h["OBJECT"], h["FILTER"], h["EXPTIME"], h["AIRMASS"] = name + ".fit", "M 1", filter, exptime, airmass
     if solved:
@@ -41,7 +41,8 @@ def test_cloud_and_defocus_go_and_the_others_stay(n, scale, ids):
     rng = np.random.default_rng(n)
     for flux, blur in ((0.6, 1.6), (0.4, 2.0), (0.1, 4.0)):
         how = {"scale": scale, "ids": ids}
-        rows = [light(f"g{i}", fwhm=3 * rng.uniform(0.95, 1.05), flux=rng.uniform(0.97, 1), seed=i, **how) for i in range(n - 2)]
+        rows = [light(f"g{i}", fwhm=3 * rng.uniform(0.95, 1.05), flux=rng.uniform(0.97, 1), seed=i, **how)
+                for i in range(n - 2)]
         rows[1:1] = [light("cloud", flux=flux, seed=90, **how), light("blur", fwhm=3 * blur, seed=91, **how)]
         table = quality(rows)
         bad = [str(r["name"]) for r in table if r["verdict"] == "reject"]
@@ -54,8 +55,8 @@ def test_cloud_and_defocus_go_and_the_others_stay(n, scale, ids):
 def test_what_drifts_is_not_rejected(n):
     """Seeing by 30 %, airmass by 0.5, haze by 10 %, a sky that grows five times brighter: all at once."""
     t = np.linspace(0, 1, n)
-    rows = [light(f"a{i}", fwhm=3 * (1 + 0.3 * v), airmass=1.1 + 0.5 * v, flux=1 - 0.1 * v, noise=10 * np.sqrt(1 + 4 * v),
-                  sky=300 * (1 + 4 * v), ellipticity=0.03 + 0.1 * v, seed=i) for i, v in enumerate(t)]
+    rows = [light(f"a{i}", fwhm=3 * (1 + 0.3 * v), airmass=1.1 + 0.5 * v, flux=1 - 0.1 * v,
+                  noise=10 * np.sqrt(1 + 4 * v), sky=300 * (1 + 4 * v), ellipticity=0.03 + 0.1 * v, seed=i) for i, v in enumerate(t)]
     assert verdicts(rows) == ["accept"] * n
     assert verdicts(rows[::-1]) == ["accept"] * n
 
@@ -80,12 +81,13 @@ def test_trailed_and_misplaced():
 
 
 def test_frames_without_stars_or_solution_or_file():
-    rows = [light("a"), light("u", solved=False), light("e", n=0, scale=False), {"name": "cut", "reason": "the file is cut short"},
-            {"name": "t", "object": "M 1", "filter": "R", "reason": "no solution: 2 stars"}, light("b")]
+    rows = [light("a"), light("u", solved=False), light("e", n=0, scale=False),
+            {"name": "cut", "reason": "the file is cut short"}, {"name": "t", "object": "M 1", "filter": "R", "reason": "no solution: 2 stars"}, light("b")]
     table = quality(rows, keep=["u", "cut", "t"])
     assert table["verdict"].tolist() == ["accept"] + ["reject"] * 4 + ["accept"]
-    assert table["reason"].tolist()[1:5] == ["no astrometric solution", "no stars found (cloud, closed dome, or far out of focus)",
-                                             "the file is cut short", "no solution: 2 stars"]
+    assert table["reason"].tolist()[1:5] == [
+        "no astrometric solution", "no stars found (cloud, closed dome, or far out of focus)", "the file is cut short",
+        "no solution: 2 stars"]
     assert table["airmass"].mask.tolist() == [False, False, False, True, True, False]
     assert table["name"].tolist() == ["a", "u", "e", "cut", "t", "b"]
 
@@ -115,8 +117,8 @@ def test_transparency_and_weight_are_those_of_the_sky():
 
 
 def test_targets_and_filters_are_judged_apart():
-    rows = [light("a", fwhm=3), light("b", fwhm=3), light("c", filter="Ha", fwhm=5), light("d", filter="Ha", fwhm=5, flux=0.2),
-            light("e", filter="Ha", fwhm=5.2)]
+    rows = [light("a", fwhm=3), light("b", fwhm=3), light("c", filter="Ha", fwhm=5),
+            light("d", filter="Ha", fwhm=5, flux=0.2), light("e", filter="Ha", fwhm=5.2)]
     assert verdicts(rows) == ["accept", "accept", "accept", "reject", "accept"]
 
 
