@@ -14,7 +14,7 @@ from apfunc import masters, raw
 from apfunc.header import history, number, text
 
 
-def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None, saturate=None, temperature=5.0,
+def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None, saturate=None, temperature=6.5,
               flatmin=0.1):
     """The calibrated image of a raw frame, ``(data, header)``: float32 ADU above zero, on the scale of the flat's
     median response.
@@ -22,8 +22,8 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     image, bias, dark, flat : images (data, header); each master may be left out, and may be the whole frame of a
         subframe (XORGSUBF, YORGSUBF).  Overscan (BIASSEC), TRIMSEC and PEDESTAL are applied once, to masters as well.
     gain, readnoise : electron/ADU and electron; they win over the header, both may stay unknown.
-    saturate : raw ADU of saturation; else the pile-up of the pixels (here or in the flats: SATLEVEL), SATURATE, or 65535
-        for 16-bit integers.
+    saturate : raw ADU of saturation; else the pile-up of the pixels (here, or in the flats: SATLEVEL), SATURATE, or
+        65535 for 16-bit integers.
     temperature : largest difference in C between the frame and its dark.
     flatmin : pixels whose flat is below it, or NaN, become NaN.
 

@@ -80,7 +80,8 @@ def sorted_mean(values, noise, sigma):
     low, high = np.where(usable, out, 0), np.where(usable, n - 1 - out, 0)
     per_sigma = np.array([quantile_range(int(k)) for k in range(v.shape[1] + 1)])[n]
     own = np.where(usable, (v[pixel, high] - v[pixel, low]) / per_sigma * (1 + 4 / np.maximum(n, 1)), 0)
-    middle = np.where(n > 2, (v[pixel, np.maximum(n - 1, 0) // 2] + v[pixel, np.minimum(n // 2, v.shape[1] - 1)]) / 2, v[:, 0])
+    left, right = np.maximum(n - 1, 0) // 2, np.minimum(n // 2, v.shape[1] - 1)
+    middle = np.where(n > 2, (v[pixel, left] + v[pixel, right]) / 2, v[:, 0])
     reach = sigma * np.fmax(np.where(np.isnan(noise), np.inf, noise), own) * np.where(n == 2, math.sqrt(2), 1)
     offset = v - middle[:, None].astype("f4")
     keep = np.abs(offset) <= reach[:, None].astype("f4")

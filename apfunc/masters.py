@@ -23,7 +23,7 @@ def prepared(master):
     return values if np.ndim(level) == 0 and level == 0 else values - level, raw.plain(header, data.shape)
 
 
-def check(kind, master, header, temperature=5.0):
+def check(kind, master, header, temperature=6.5):
     """ValueError when a master is of another kind, binning, gain setting, readout mode or filter than the frame with
     this header needs, or (a dark) differs by more than `temperature` C.  A keyword that is missing fits everything."""
     its = master[1]
