@@ -1,9 +1,7 @@
 """What a frame's header should say: target, site, time, airmass, where the Moon and the Sun were, and on what it
 rests."""
 
-import math
 import re
-import warnings
 from datetime import timedelta
 
 from apfunc.header import date_obs, history, number, pointing, site, text
@@ -49,7 +47,7 @@ def metadata(image, object=None, filter=None, latitude=None, longitude=None, ele
     nothing tells counts as 0 (that moves the Moon by arcseconds, nothing else).
 
     Airmass: Young 1994, Appl. Opt. 33, 1108, a formula of the true altitude, good to the horizon; none below it.
-    Earth rotation comes from the tables that astropy carries: no network is ever asked.
+    The numbers are those of apfunc.ephemeris, from packaged tables: no network is ever asked.
     """
     from apfunc import names
 
@@ -80,14 +78,6 @@ def metadata(image, object=None, filter=None, latitude=None, longitude=None, ele
         header["METAWARN"] = "; ".join(problems)
     history(header, "metadata", target=text(header, "POSSRC"), site=text(header, "SITESRC"))
     return data, header
-
-
-def airmass(altitude):
-    """Airmass at a true (unrefracted) altitude [deg], by Young 1994; None below the horizon."""
-    if altitude < 0:
-        return None
-    c = math.sin(math.radians(altitude))
-    return (1.002432 * c**2 + 0.148386 * c + 0.0096467) / (c**3 + 0.149864 * c**2 + 0.0102963 * c + 0.000303978)
 
 
 def _fill(header, key, source_key, sources, what):
@@ -164,63 +154,18 @@ def _site(header, telescope, latitude, longitude, elevation):
 
 def _computed(start, exptime, target, place):
     """The computed keywords as a dict, and what is wrong as a list of texts."""
-    from astropy import units as u
-    from astropy.coordinates import TETE, AltAz, EarthLocation, SkyCoord, get_body
-    from astropy.time import Time
-    from astropy.utils import iers
+    from apfunc.ephemeris import ephemeris, julian_date
 
-    problems = []
-    with (
-        warnings.catch_warnings(),
-        iers.conf.set_temp("auto_download", False),
-        iers.conf.set_temp("auto_max_age", None),
-        iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
-    ):
-        warnings.simplefilter("ignore")
-        location = (
-            None if place is None else EarthLocation.from_geodetic(place[1] * u.deg, place[0] * u.deg, place[2] * u.m)
+    middle, problems = start + timedelta(seconds=exptime / 2), []
+    found = {key: sum(julian_date(time), -2400000.5) for key, time in (("MJD-OBS", start), ("MJD-MID", middle))}
+    found |= ephemeris(middle, *(target or (None, None)), *(place or ()))
+    if target is None:
+        problems.append("no position of the target (looked for OBJCTRA, RA, a WCS, a known name)")
+    if place is None:
+        problems.append(
+            "no site (looked for SITELAT and SITELONG, an iTelescope number); give --latitude and --longitude"
         )
-        time = Time(start + timedelta(seconds=exptime / 2), scale="utc", location=location)
-        found = {"MJD-OBS": float(Time(start, scale="utc").mjd), "MJD-MID": float(time.mjd)}
-        star = None if target is None else SkyCoord(target[0] * u.deg, target[1] * u.deg)
-        if star is not None:
-            where = time if location is not None else Time(time, location=EarthLocation.from_geocentric(0, 0, 0, u.m))
-            found["BJD-MID"] = float((time.tdb + where.light_travel_time(star, "barycentric")).jd)
-        else:
-            problems.append("no position of the target (looked for OBJCTRA, RA, a WCS, a known name)")
-        if location is None:
-            problems.append(
-                "no site (looked for SITELAT and SITELONG, an iTelescope number); give --latitude and --longitude"
-            )
-            return found, problems
-        import astroplan
-
-        lst = time.sidereal_time("apparent")
-        horizon = AltAz(obstime=time, location=location)
-        moon, sun = (get_body(body, time, location).transform_to(horizon) for body in ("moon", "sun"))
-        found |= {
-            "LST": float(lst.hour),
-            "MOONPHAS": float(astroplan.moon_illumination(time)),
-            "MOONALT": float(moon.alt.deg),
-            "SUNALT": float(sun.alt.deg),
-        }
-        if star is not None:
-            seen = star.transform_to(horizon)
-            altitude = float(seen.alt.deg)
-            now = star.transform_to(
-                TETE(obstime=time, location=location)
-            )  # right ascension of date goes with apparent time
-            hour_angle = (lst - now.ra).wrap_at(180 * u.deg)
-            observer = astroplan.Observer(location=location)
-            found |= {
-                "OBJCTALT": altitude,
-                "OBJCTAZ": float(seen.az.deg),
-                "OBJCTHA": float(hour_angle.hour),
-                "PARANG": float(observer.parallactic_angle(time, star).deg),
-                "MOONSEP": float(seen.separation(moon).deg),
-            }
-            if altitude < 0:
-                problems.append(f"the target was {-altitude:.1f} deg below the horizon: wrong site, date or position")
-            else:
-                found["AIRMASS"] = airmass(altitude)
+    altitude = found.get("OBJCTALT", 0)
+    if altitude < 0:
+        problems.append(f"the target was {-altitude:.1f} deg below the horizon: wrong site, date or position")
     return {key: round(value, 9) if "JD" in key else float(f"{value:.10g}") for key, value in found.items()}, problems

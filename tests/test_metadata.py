@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apfunc.metadata import airmass, metadata
+from apfunc.ephemeris import airmass
+from apfunc.metadata import metadata
 
 DATA = np.zeros((4, 4), "f4")
 
@@ -77,14 +78,7 @@ def test_barycentric_time():
     assert header["BJD-MID"] == pytest.approx(want, abs=6 / 86400)  # the Sun itself moves 4 s about the barycentre
 
 
-def test_airmass_is_near_the_formulas_of_others_and_valid_at_the_horizon():
-    for altitude in np.arange(15, 91, 5.0):
-        apparent = altitude + 1.02 / 60 / math.tan(math.radians(altitude + 10.3 / (altitude + 5.11)))
-        kasten = 1 / (math.sin(math.radians(apparent)) + 0.50572 * (apparent + 6.07995) ** -1.6364)
-        assert airmass(altitude) == pytest.approx(kasten, abs=0.002)
-    assert airmass(90.0) == pytest.approx(1, abs=1e-4)
-    assert 30 < airmass(0.0) < 40
-    assert airmass(-0.1) is None
+def test_the_airmass_is_that_of_the_altitude():
     _, header = metadata(frame())
     assert header["AIRMASS"] == pytest.approx(airmass(header["OBJCTALT"]), abs=1e-6)
 
