@@ -8,6 +8,9 @@ import numpy as np
 from apfunc import background, psf
 
 
+TEXTURE = 0.8  # share of the scatter round a peak that counts as its noise, where it is more than that of the sky
+
+
 def flatten(data, bad, box=64):
     """The frame without its sky, bad pixels bridged by the mean of those round them, and the sky that was there:
     (By, Bx, mesh of the sky, mesh of the noise), see `apfunc.background`.  NaN must be `bad`."""
@@ -113,9 +116,14 @@ def peaks(flat, sky, width, sigma):
     ring = np.hypot(dy, dx) > 1.8 * width
     step = max(1, ring.sum() // 48)  # of the nebula a candidate may lie on, a sample says enough
     around = (dy[ring][::step], dx[ring][::step])
-    height = [filtered[y[i:i + 20000], x[i:i + 20000]] - np.maximum(np.nanmedian(stamps(
-        filtered, y[i:i + 20000], x[i:i + 20000], around), 1), 0) for i in range(0, len(y), 20000)]
-    height = np.concatenate(height) / local if height else np.zeros(0)
+    height = np.empty(len(y))
+    for i in range(0, len(y), 20000):
+        at = slice(i, i + 20000)
+        beside = np.sort(stamps(filtered, y[at], x[at], around), axis=1)
+        row, count = np.arange(len(beside)), np.isfinite(beside).sum(1)
+        low, middle = beside[row, count // 5], beside[row, count // 2]
+        texture = (middle - low) / 0.8416  # of a nebula: its knots are no stars (stars near by only add above the middle)
+        height[at] = (filtered[y[at], x[at]] - np.maximum(middle, 0)) / np.maximum(local[at], TEXTURE * texture)
     order = np.argsort(-height, kind="stable")
     order = order[height[order] > sigma]
     return y[order], x[order]

@@ -202,12 +202,12 @@ def _joined(p, columns, giants, errors, sky, shape):
 def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, planes):
     """Columns of the peaks that are stars, and which they are, brightest first."""
     bad, full, flat, frame = planes
-    sure = starfit.fluxes(p, own, more, y, x, offsets, noise, None)[2]
+    measured = starfit.fluxes(p, own, more, y, x, offsets, noise, gain)
     inside = np.abs((p[:, [Y, X]] + 0.5) / full.shape - 0.5).max(1) <= 0.5
-    may = np.flatnonzero(inside & (sure >= sigma) & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
+    may = np.flatnonzero(inside & (measured[2] >= sigma) & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
     own, more, p, y, x, noise = (v[may] for v in (own, more, p, y, x, noise))
+    flux, error, sure, height, local = (v[may] for v in measured)
     at, distance = (y, x, offsets), np.hypot(*offsets)
-    flux, error, sure, height, local = starfit.fluxes(p, own, more, *at, noise, gain)
     core = np.count_nonzero(distance <= CORE * width)
     inner = own[:, :core], y, x, tuple(v[:core] for v in offsets), p, noise, gain, more[:, :core]
     free, _, least2 = psf.fit(*inner, psf.SHAPE, 8, 0.03)
@@ -235,7 +235,8 @@ def _judged(own, more, p, y, x, offsets, noise, gain, sigma, width, usual, plane
     args = (v[doubt] for v in (own, free, noise, point, y, x))
     wide[doubt] = _wide(flat, frame, *args, offsets, width)
     ripple = height < 0.15 * more[:, distance <= 0.5].mean(1)
-    keep = ~ripple & (burnt | ~(sharp | wide | formless))
+    odd = strange & (sure < 20) & (share < 0.1)  # so faint, and alone, a star has the PSF's shape within the noise
+    keep = ~ripple & (burnt | ~(sharp | wide | formless | odd))
     order = np.argsort(-flux, kind="stable")
     keep = order[keep[order]]
 
