@@ -3,7 +3,7 @@
 import click
 
 from apfunc.command import IMAGES, command, step
-from apfunc.driver import about, each, image_of, mask_of, named, output_of, pairs_of, read_table_of
+from apfunc.driver import about, each, image_of, mask_of, named, output_of, pairs_of, records_of
 from apfunc.options import choice, flag, given, number
 
 
@@ -14,7 +14,7 @@ def calibrate(bias, dark, flat, table, **options):
     from apfunc.calibrate import calibrate
     from apfunc.header import SATURATED
     masters = given({"bias": image_of(bias), "dark": image_of(dark), "flat": image_of(flat)})
-    measured = read_table_of(table)
+    measured = records_of(table)
 
     def work(image, planes):
         row = row_of(image, measured)
@@ -29,8 +29,7 @@ def calibrate(bias, dark, flat, table, **options):
 def row_of(image, measured):
     """The row of `apfunc readnoise`'s table for an image's camera, or an empty one."""
     from apfunc.header import camera
-    rows = [] if measured is None else [r for r in measured if r["camera"] == camera(image[1], image[0].shape)]
-    return dict(zip(rows[0].colnames, rows[0])) if rows else {}
+    return next((row for row in measured if row["camera"] == camera(image[1], image[0].shape)), {})
 
 
 def noise_of(image, row, options):

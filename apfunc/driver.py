@@ -232,6 +232,15 @@ def read_table_of(path):
         return io.read_table(path)
 
 
+def records_of(path):
+    """The rows of an option's table, as dicts; none without one."""
+    from apfunc import io
+    if path is None:
+        return []
+    with about(path):
+        return io.read_records(path)
+
+
 def mask_of(path, image, planes):
     """The mask of an option, else the image's own, else one with nothing set; uint8."""
     import numpy as np
