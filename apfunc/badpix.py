@@ -44,7 +44,8 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
     if dark is not None:
         _from_dark(out, dark, bias, sigma, hot, _known_gain(dark[0][1], gain, flats))
     if bias is not None:
-        rest, scatter = residual(bias[0][0])
+        rest = residual(bias[0][0])
+        scatter = spread(rest)
         out[lines(rest, scatter, sigma, 2 * sigma * float(np.median(scatter)))] |= COLUMN  # less is subtracted well
         out[~np.isfinite(bias[0][0])] |= DEAD
         _unstable(out, bias)
@@ -60,7 +61,8 @@ def _from_dark(out, dark, bias, sigma, hot, gain):
         data = data - bias[0][0]
     exposure = number(header, "EXPTIME", "EXPOSURE")
     least = hot * exposure / gain if gain and exposure else 0.0
-    rest, scatter = residual(data)
+    rest = residual(data)
+    scatter = spread(rest)
     out[rest > np.maximum(sigma * scatter, least)] |= HOT
     out[lines(rest, scatter, sigma, max(float(np.median(scatter)), least / 10))] |= COLUMN
     out[~np.isfinite(data)] |= HOT
@@ -81,7 +83,7 @@ def _unstable(out, master, extra=0):
         free = 2 / (9 * max(frames - 1, 1))
         factor2 = max(16, (1 - free + 5.5 * free**0.5) ** 3)
         error = np.asarray(planes["UNCERT"], "f4")
-        rest, _ = residual(error)
+        rest = residual(error)
         out[error**2 > factor2 * ((error - rest) ** 2 + extra / frames)] |= UNSTABLE
 
 
@@ -90,7 +92,7 @@ def _from_flats(out, flats, sigma, dead):
     votes = np.zeros(out.shape, "u1")
     column_votes = np.zeros(out.shape, "u1")
     for (data, _), _ in flats:
-        rest, _ = residual(data)
+        rest = residual(data)
         with np.errstate(invalid="ignore", divide="ignore"):
             rest = rest / np.where(data - rest > 0, data - rest, np.nan)
         scatter = spread(rest)

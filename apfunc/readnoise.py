@@ -16,7 +16,7 @@ from apfunc import belong, raw
 from apfunc.header import camera, text
 
 CELL = 32  # pixels a side
-PIXELS = 2**22  # so many of a frame are looked at, in rows of cells spread over it
+PIXELS = 2**20  # so many of a frame are looked at, in rows of cells spread over it
 PAIRS = 12  # pairs that are looked at, spread over the frames
 
 

@@ -9,12 +9,11 @@ STRIP = 16   # rows done at a time
 
 
 def residual(data):
-    """A frame less its running 9x9 median (first across, then along), and the scatter of that; both float32."""
+    """A frame less its running 9x9 median (first across, then along); float32, NaN taken for the frame's median."""
     data = np.asarray(data, "f4")
     level = np.float32(np.nanmedian(data[::7, ::7])) if np.isfinite(data[::7, ::7]).any() else np.float32(0)
     filled = np.where(np.isfinite(data), data, level)
-    rest = filled - _running_median(_running_median(filled, 1), 0)
-    return rest, spread(rest)
+    return filled - _running_median(_running_median(filled, 1), 0)
 
 
 # Compare-exchange steps that bring the median of nine values to place 4 (Smith 1996, "Implementing median filters").
@@ -41,12 +40,10 @@ def _running_median(data, axis):
 def spread(rest):
     """Robust standard deviation around each pixel, from the median |rest| of a 32-pixel mesh and its neighbours."""
     ny, nx = rest.shape
-    size = np.abs(np.nan_to_num(rest))
     tall, wide = -(-ny // BOX), -(-nx // BOX)
-    mesh = np.empty((tall, wide))
-    for i, rows in enumerate(np.array_split(size, tall)):
-        for j, box in enumerate(np.array_split(rows, wide, axis=1)):
-            mesh[i, j] = np.median(box)
+    rows, columns = ((np.arange(n) * size // n)[:, None] + np.arange(size // n) for n, size in ((tall, ny), (wide, nx)))
+    boxes = np.abs(np.nan_to_num(rest[rows.ravel()][:, columns.ravel()])).reshape(*rows.shape, *columns.shape)
+    mesh = np.median(boxes.transpose(0, 2, 1, 3).reshape(tall, wide, -1), axis=2).astype(float)
     near = np.pad(mesh, 1, mode="edge")
     mesh = np.median([near[i:i + tall, j:j + wide] for i in range(3) for j in range(3)] + [mesh] * 2, axis=0)
     return (1.4826 * _weights(ny, tall) @ mesh @ _weights(nx, wide).T).astype("f4")
