@@ -122,7 +122,7 @@ def peaks(flat, sky, width, sigma):
         beside = np.sort(stamps(filtered, y[at], x[at], around), axis=1)
         row, count = np.arange(len(beside)), np.isfinite(beside).sum(1)
         low, middle = beside[row, count // 5], beside[row, count // 2]
-        texture = (middle - low) / 0.8416  # of a nebula: its knots are no stars (stars near by only add above the middle)
+        texture = (middle - low) / 0.8416  # of a nebula; stars near by only add above the middle
         height[at] = (filtered[y[at], x[at]] - np.maximum(middle, 0)) / np.maximum(local[at], TEXTURE * texture)
     order = np.argsort(-height, kind="stable")
     order = order[height[order] > sigma]

@@ -193,7 +193,8 @@ def _joined(p, columns, giants, errors, sky, shape):
         flux = psf.total(giants)
         more = {"flux": flux, "fluxerr": flux * errors[:, A] / giants[:, A], "fwhm": fwhm, "ellipticity": ellipticity,
                 "theta": theta, "peak": giants[:, A], "snr": giants[:, A] / errors[:, A],
-                "flags": np.full(len(giants), FULL), "sky": giants[:, SKY] + detect.at_pixels(sky[0], sky[2], sky[1], y, x)}
+                "flags": np.full(len(giants), FULL),
+                "sky": giants[:, SKY] + detect.at_pixels(sky[0], sky[2], sky[1], y, x)}
         p, columns = np.concatenate([p, giants]), {k: np.concatenate([v, more[k]]) for k, v in columns.items()}
     order = np.argsort(-columns["flux"], kind="stable")
     return p[order], {name: values[order] for name, values in columns.items()}

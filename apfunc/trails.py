@@ -143,6 +143,9 @@ def _followed(flat, noise, line, sigma, factor):
     seen = np.flatnonzero(strength > max(1.0, 0.3 * np.median(strength)))
     if strength.sum() / np.sqrt(count) < sigma or half >= REACH // 2 or len(seen) < count / 3:
         return None
+    bright = np.maximum(strength, 0)
+    if np.convolve(bright, np.ones(count // 4), "valid").max() > 0.6 * bright.sum():
+        return None  # the spikes of a bright star: they fade away from it
     first, last = seen[0], seen[-1] + 1
     if len(seen) < 0.6 * (last - first) or profile[window].max() < 2 * np.abs(profile[~window]).max():
         return None  # lit here and there only, or one ridge among others

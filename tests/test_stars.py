@@ -316,6 +316,10 @@ def test_no_trail_where_there_is_none():
     data[:, 300] += 500
     data += rng.normal(0, 5, (600, 1)).astype("f4")
     assert stars((data, header)).meta["TRAIL"] == 0
+    rows, columns = np.mgrid[:600, :700]  # a very bright star with its spikes, turned a little
+    along, across = (columns - 350) + 0.03 * (rows - 310), (rows - 310) - 0.03 * (columns - 350)
+    spikes = np.exp(-(across**2) / 4) / (1 + (along / 5) ** 2) + np.exp(-(along**2) / 4) / (1 + (across / 5) ** 2)
+    assert stars(frame(4e4 * spikes + paint(shape, [350], [310], 3e7))).meta["TRAIL"] == 0
     assert (trails.trail_mask((50, 60), {}) == 0).all()
 
 
