@@ -138,8 +138,9 @@ def resample(like, flat, mask, **options):
 
 
 @command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "record",
-         click.Option(["--regions"], metavar="FILE", help="Also write a ds9 region file."))
-def stars(images, mask, output, record_failure, regions, **options):
+         click.Option(["--regions"], metavar="FILE", help="Also write a ds9 region file."),
+         click.Option(["--psf"], metavar="FILE", help="Also write the modelled PSF as an image."))
+def stars(images, mask, output, record_failure, regions, psf, **options):
     """Find stars and measure position, flux, FWHM, ellipticity; writes the star table."""
     from apfunc import io
     from apfunc.stars import region, stars
@@ -151,6 +152,10 @@ def stars(images, mask, output, record_failure, regions, **options):
         io.write_table(target, table)
         if regions:
             io.write_text(regions, region(table))
+        if psf:
+            from astropy.io.fits import Header
+            from apfunc.psf import psf_image
+            io.write(psf, (psf_image(table.meta), Header({"FWHM": table.meta.get("FWHM"), "BETA": table.meta.get("BETA")})))
     each(pairs_of(images, output), work, record_failure, write)
 
 
