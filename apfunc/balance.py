@@ -27,6 +27,7 @@ def balanced(data, skies, noises, saturates, used, roles, balance, weights, cata
 
 
 def narrow(roles):
+    """All filters of the roles are narrow bands, where the colours of stars mean nothing."""
     return all(band(f) in NARROW for f in roles.values())
 
 

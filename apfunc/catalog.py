@@ -223,6 +223,7 @@ def _degrees(column, hours=False):
 
 
 def table_of(ra, dec, mag, err, source, system):
+    """The one kind of Table that every catalogue comes as (see the top), brightest first."""
     from astropy.table import Table
 
     ra, dec, mag, err = (np.asarray(c, float) for c in (ra, dec, mag, err))

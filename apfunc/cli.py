@@ -1,11 +1,11 @@
-"""The command line `apfunc`: the commands of cli_frames and cli_night, and how a command ends."""
+"""The command line `apfunc`: the commands of cli_frames, cli_stacks and cli_night, and how a command ends."""
 
 import os
 import sys
 
 import click
 
-from apfunc import cli_frames, cli_night  # noqa: F401  (they add their commands)
+from apfunc import cli_frames, cli_night, cli_stacks  # noqa: F401  (they add their commands)
 from apfunc.command import STEPS, cli  # noqa: F401
 from apfunc.driver import complain
 

@@ -1,4 +1,4 @@
-"""Commands that make one thing of many: masters, field catalogues, verdicts, stacks, pictures, the plan and the report."""
+"""Commands about a whole night: the plan, field catalogues and solutions, verdicts, the report, and a simulated night."""
 
 import contextlib
 import os
@@ -8,282 +8,10 @@ import click
 
 from apfunc import __version__
 from apfunc.command import IMAGES, command
-from apfunc.driver import (about, complain, each, expand, failure, image_of, make_folder, mask_of, named, output_of, pairs_of, planes_of,
-                           read_table_of, record, rows_of, say, with_image, write_if_changed)
-from apfunc.options import OPTIONS, choice, flag, given, number
+from apfunc.driver import (about, complain, each, expand, make_folder, mask_of, named, output_of, pairs_of, read_table_of, record, say,
+                           with_image)
+from apfunc.options import OPTIONS, flag, given, number
 
-
-@command(IMAGES, choice("kind", "bias", "dark", "flat", help="What the frames are (default: their IMAGETYP)."),
-         choice("method", "clip", "median", "mean", help="Clipped mean (default), median or mean."), "sigma", "bias", "dark", "saturate",
-         flag("all", "Combine every frame, also those that do not seem to belong."), "output")
-def combine(images, bias, dark, all, output, **options):
-    """Build a master bias, dark or flat; frames that do not belong are left out and listed."""
-    from apfunc import io
-    from apfunc.combine import combine
-    sources = expand(images)
-    output = output_of(output, sources)
-    if "-" in sources:
-        raise click.UsageError("combine reads its frames in bands, which a pipe cannot give; name the files")
-    image, planes = combine(rows_of(sources), vet=not all, **given(options | {"bias": image_of(bias), "dark": image_of(dark)}))
-    io.write(output, image, planes)
-    for key in image[1]["EXC*"]:
-        say(f"left out: {image[1][key]}")
-
-
-@command(IMAGES, "output")
-def readnoise(images, output):
-    """Measure gain [electron/adu] and read noise [electron] from biases and flats; a row a camera group."""
-    from astropy.table import Table, vstack
-    from apfunc import header, io
-    from apfunc.ingest import describe
-    from apfunc.readnoise import readnoise
-    groups = {}
-    for path in expand(images) if images else []:
-        with about(path):
-            rows, head = io.read_rows(path)
-        kind = describe(head, rows.shape, path)["kind"]
-        if kind in ("bias", "flat"):
-            groups.setdefault(header.camera(head, rows.shape), {"bias": [], "flat": []})[kind].append((rows, head))
-    tables = []
-    for camera, frames in sorted(groups.items()):
-        try:
-            tables.append(readnoise(frames["bias"], frames["flat"]))
-        except ValueError as error:
-            complain(f"{camera}: {error}")
-    if not tables:
-        tables = [Table(names=("camera", "gain", "gain_err", "readnoise", "readnoise_err"), dtype=("U64", *["f8"] * 4))]
-    io.write_table(output_of(output), vstack(tables, metadata_conflicts="silent"))
-
-
-@command("bias", "dark", "flats", click.Option(["--user"], metavar="YAML", help="Your own bad_columns, bad_rows, bad_rectangles (1-based, inclusive)."),
-         "sigma", "gain", number("hot", "E/S", "Least dark current of a hot pixel."), number("dead", "X", "Flat below which a pixel is dead."), "output")
-def badpix(bias, dark, flats, user, output, **options):
-    """Make a bad-pixel map from masters: hot, dead and unstable pixels, bad columns and rows, your own list."""
-    from apfunc import io
-    from apfunc.badpix import badpix
-    own = None
-    if user:
-        import yaml
-        with about(user), open(user) as stream:
-            own = yaml.safe_load(stream)
-    masters = given({"bias": bias and planes_of(bias), "dark": dark and planes_of(dark), "user": own})
-    io.write(output_of(output), badpix(flats=[planes_of(f) for f in flats], **masters, **given(options)))
-
-
-SKY = ("catalog", click.Option(["--cache"], metavar="FOLDER", help="Folder of Gaia DR3 queries, read when they are there."),
-       flag("network", "Ask Gaia DR3 for what the cache lacks, in bounded time."))
-
-
-def sky_around(tables, catalog, cache, network):
-    """The star catalogues around some star tables, first choice first."""
-    from apfunc.catalog import around
-    with about(catalog or cache or "catalogue"):
-        return around(tables, catalog, cache=cache, network=network)
-
-
-@command(IMAGES, *SKY, number("timeout", "S", "Longest that solve-field may take when no catalogue fits (default 30; 0: never)."),
-         click.Option(["--key"], envvar="NOVA_API_KEY", help="Key for nova.astrometry.net, the last resort."), "output", "record")
-def field(images, catalog, cache, network, timeout, key, output, record_failure):
-    """Build the field catalogue of a target from the star tables of its frames, tied to the sky."""
-    from apfunc import io
-    from apfunc.field import field
-    from apfunc.solvers import solver
-    output = output_of(output, images)
-    tables = [io.read_table(p) for p in with_image(images)]
-    try:
-        found = field(tables, sky_around(tables, catalog, cache, network), solver(30 if timeout is None else timeout, key) if timeout != 0 else None)
-    except ValueError as error:
-        if not record_failure:
-            raise
-        complain(f"{output}: {error}")
-        return record(output, output, f"field: {error}")
-    io.write_table(output, found, only_if_changed=True)
-
-
-@command(IMAGES, click.Option(["--stars"], metavar="FILE", help="The frame's star table (default: measured now)."),
-         click.Option(["--field"], metavar="FILE", help="The target's field catalogue (default: made from this frame alone)."), *SKY, "output",
-         click.Option(["--stars-out"], metavar="FILE", help="Also write the star table with ra and dec."), "record")
-def astrometry(images, stars, field, catalog, cache, network, output, stars_out, record_failure):
-    """Solve a frame: a celestial WCS (TAN or TAN-SIP), zero point and flux scale in the header."""
-    from apfunc import io
-    from apfunc.astrometry import astrometry
-
-    def work(image, planes):
-        table = read_table_of(stars)
-        if table is None:
-            from apfunc.stars import stars as measure
-            table = measure(image, mask_of(None, image, planes))
-        known = read_table_of(field)
-        if known is None:
-            from apfunc.field import field as build
-            known = build([table], sky_around([table], catalog, cache, network))
-        image, table = astrometry(image, table, known)
-        return image, planes, table
-
-    def write(target, image, planes, table):
-        if stars_out:
-            make_folder(stars_out)
-            io.write_table(stars_out, table)
-        io.write(target, image, planes)
-    each(pairs_of(images, output), named("astrometry", work), record_failure, write)
-
-
-@command(IMAGES, "inventory", "keep", "drop", number("min-transparency", "T", "Least transparency, the group's best being 1."),
-         number("max-ellipticity", "E", "Largest ellipticity of the stars."), number("max-fwhm", "ARCSEC", "Largest FWHM."),
-         number("max-sky", "ADU/S", "Brightest sky."), number("min-stars", "N", "Fewest stars.", int), number("max-rms", "ARCSEC", "Largest residual of the solution."),
-         "output", click.Option(["--accepted"], metavar="FOLDER", help="Write a list of accepted frames for each stack."))
-def quality(images, inventory, keep, drop, output, accepted, **limits):
-    """Judge each light from its navigated image (and star table beside it): a row and a verdict each."""
-    from apfunc import io
-    from apfunc.quality import quality, quality_row
-    rows = []
-    for path in expand(images):
-        rows.append(row_of(path, quality_row))
-    for frame in read_table_of(inventory) if inventory else []:
-        if frame["used"] and frame["kind"] == "unreadable" and frame["name"] not in {r["name"] for r in rows}:
-            rows.append({k: str(frame[k]) for k in ("name", "object", "filter", "reason")})
-    table = quality(rows, keep=keep.split(), drop=drop.split(), **given(limits))
-    io.write_table(output_of(output), table, only_if_changed=True)
-    if accepted:
-        for stack, names in stacks_of(table, read_table_of(inventory)).items():
-            Path(accepted).mkdir(parents=True, exist_ok=True)
-            io.write_text(Path(accepted, f"{stack}.csv"), "".join(f"{n}\n" for n in ["name", *names]), only_if_changed=True)
-
-
-def row_of(path, quality_row):
-    """The measurements of one light, or the reason why there are none."""
-    from astropy.io import fits
-    from apfunc import io
-    from apfunc.names import stem
-    header = fits.getheader(path)
-    if header.get("REASON"):
-        return {"name": stem(path), "object": header.get("OBJECT", ""), "filter": header.get("FILTER", ""), "reason": header["REASON"]}
-    return quality_row(header, io.read_table(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
-
-
-def stacks_of(table, inventory):
-    """The accepted frames' names by stack (OBJECT-FILTER); a stack with none has an empty list."""
-    from apfunc.names import safe
-    known = {} if inventory is None else {r["name"]: (r["target"], r["filter"]) for r in inventory}
-    stacks = {}
-    for row in table:
-        target, filter = known.get(row["name"], (row["object"], row["filter"]))
-        names = stacks.setdefault(f"{safe(target or 'unnamed')}-{safe(filter or 'none')}", [])
-        if row["verdict"] == "accept":
-            names.append(row["name"])
-    return stacks
-
-
-@command(IMAGES, "like", choice("area", "cover", "common", help="Cover all frames (default), or only what all share."),
-         number("scale", "ARCSEC", "Pixel scale."), choice("orientation", "north", "reference", help="North up (default), or as the middle frame."), "output", "record")
-def grid(images, like, output, record_failure, **options):
-    """The common grid of a target: a north-up TAN over its navigated images, written as an image without pixels."""
-    from astropy.io import fits
-    from apfunc import io
-    from apfunc.grid import grid
-    headers = []
-    for path in with_image(images):
-        header, shape = io.read_header(path)
-        header["NAXIS1"], header["NAXIS2"] = shape[1], shape[0]
-        headers.append(header)
-    output = output_of(output, images)
-    try:
-        found = grid(headers, **given(options | {"like": like and io.any_header(like)}))
-    except ValueError as error:
-        if not record_failure:
-            raise
-        return record(output, output, f"grid: {error}")
-    header = fits.Header([card for card in found.cards if not card.keyword.startswith("NAXIS")])
-    header["GRIDNAX1"] = (found["NAXIS1"], "columns of the grid")
-    header["GRIDNAX2"] = (found["NAXIS2"], "rows of the grid")
-    write_if_changed(output, (None, header))
-
-
-@command(IMAGES, click.Option(["--accepted"], metavar="FILE", help="The list of `apfunc quality`: stack only these."),
-         choice("reject", "auto", "clip", "winsor", "minmax", "none", help="Rejection of outliers."), "sigma", choice("scale", "auto", "header", "stars", "exposure", "none", help="What brings the frames to one scale."),
-         number("sky", "N", "Degree of the surface that makes the skies alike (0: an offset).", int), number("seeing", "P", "Power of the seeing in the weights."),
-         "output", "record")
-def coadd(images, accepted, output, record_failure, **options):
-    """Stack resampled images: scaled by common stars, sky matched, weighted, outliers rejected."""
-    from apfunc import io
-    from apfunc.coadd import coadd
-    from apfunc.names import stem
-    sources = expand(images)
-    output = output_of(output, sources)
-    try:
-        if accepted:
-            names = set(Path(accepted).read_text().split()[1:])
-            sources = [s for s in sources if stem(s) in names]
-        sources = [s for s in sources if not failure(s)]
-        if not sources:
-            raise ValueError("no frame accepted; the quality table says why")
-        image, weight = coadd(rows_of(sources), [w for w, _ in rows_of(sources, "WEIGHT")], [m for m, _ in rows_of(sources, "MASK")], **given(options))
-    except ValueError as error:
-        if not record_failure:
-            raise
-        complain(f"{output}: {error}")
-        return record(output, images[0] if images else output, f"coadd: {error}")
-    io.write(output, image, {"WEIGHT": weight})
-
-
-@command(click.Argument(["line"]), click.Argument(["cont"], metavar="CONTINUUM"), number("scale", "FACTOR", "Scale of the continuum by hand."), flag("as-is", "Do not match the PSFs."),
-         "output", "record")
-def continuum(line, cont, as_is, output, record_failure, **options):
-    """Subtract the scaled continuum from a narrow-band stack, PSFs matched; the factor and its error go in the header."""
-    from apfunc import io
-    from apfunc.continuum import continuum
-    output = output_of(output, [line, cont])
-    try:
-        io.write(output, continuum(io.read(line), io.read(cont), match=not as_is, **given(options)))
-    except ValueError as error:
-        if not record_failure:
-            raise
-        complain(f"{output}: {error}")
-        record(output, line, f"continuum: {error}")
-
-
-def levelled(image, degree):
-    """An image without the slope of its sky, the level kept and saturated pixels as they are."""
-    import numpy as np
-    from apfunc.background import subtract
-    from apfunc.header import number
-    full = number(image[1], "SATURATE") or np.inf
-    return image if not degree else (np.where(image[0] >= full, image[0], subtract(image, None, True, mode="polynomial", order=degree)[0]), image[1])
-
-
-@command(IMAGES, click.Option(["--palette"], metavar="NAME", help="HaRGB, LRGB, RGB, SHO, HOO, or three filters with commas; default: the best there is."),
-         choice("stretch", "auto", "arcsinh", "linear", help="For faint light by itself (default), or by hand."),
-         choice("balance", "stars", "signal", "none", help="What is white: the mean star (default), the brighter parts alike."),
-         number("soft", "ADU", "Where arcsinh turns from linear to logarithmic."), number("white", "ADU", "What is shown white."),
-         number("strength", "X", "More than 1 shows more of what is faint."), number("saturation", "X", "Of the colours."), number("ha", "X", "Share of H-alpha in the red of HaRGB."),
-         number("denoise", "X", "Share of the noise that is smoothed away."),
-         number("flatten", "N", "Degree of the surface taken off each sky (default 1, a plane; 0: none).", int), "catalog",
-         click.Option(["-o", "--output"], multiple=True, metavar="OUT", help="A .png, .jpg or .tif (16 bit); may be given several times."), "record")
-def composite(images, output, catalog, flatten, record_failure, **options):
-    """Make a colour picture of images of different filters on one grid."""
-    from apfunc import io
-    from apfunc.composite import composite
-    from apfunc.picture import encode
-    sources = expand(images)
-    targets = [output_of(o, sources) for o in output]
-    if not targets:
-        raise click.UsageError("give -o OUT, a .png, .jpg or .tif")
-    try:
-        rgb, header = composite([levelled(io.read(s), 1 if flatten is None else flatten) for s in with_image(sources)], **given(options | {"catalog": read_table_of(catalog)}))
-    except ValueError as error:
-        if not record_failure:
-            raise
-        complain(f"{targets[0]}: {error}")
-        import numpy as np
-        from astropy.io.fits import Header
-        rgb, header = np.zeros((1, 1, 3), "u2"), Header({"REASON": str(error)})  # a black dot: make has its target, the report its reason
-    for target in targets:
-        io.write_text(target, encode(rgb, header, Path(target).suffix.lstrip(".").lower() or "png"))
-    if header.get("NOTE"):
-        say(f"{targets[0]}: {header['NOTE']}")
-
-
-# ------------------------------------------------------------------------------------------- the night
 
 @command(click.Argument(["folders"], nargs=-1, required=True), click.Option(["--night"], required=True, multiple=True, metavar="DATE",
          help="Local noon-to-noon night, for example 2024-05-01; may be given several times."), click.Option(["--cal"], multiple=True, metavar="FOLDER", help="More calibration frames or a library of masters."),
@@ -389,3 +117,107 @@ def explain(frame, inventory):
         raise click.UsageError(f"no frame {frame} in the inventory; it has {', '.join(r['name'] for r in rows[:5])}, …")
     for row in found:
         click.echo(planning.explain(row))
+
+
+SKY = ("catalog", click.Option(["--cache"], metavar="FOLDER", help="Folder of Gaia DR3 queries, read when they are there."),
+       flag("network", "Ask Gaia DR3 for what the cache lacks, in bounded time."))
+
+
+def sky_around(tables, catalog, cache, network):
+    """The star catalogues around some star tables, first choice first."""
+    from apfunc.catalog import around
+    with about(catalog or cache or "catalogue"):
+        return around(tables, catalog, cache=cache, network=network)
+
+
+@command(IMAGES, *SKY, number("timeout", "S", "Longest that solve-field may take when no catalogue fits (default 30; 0: never)."),
+         click.Option(["--key"], envvar="NOVA_API_KEY", help="Key for nova.astrometry.net, the last resort."), "output", "record")
+def field(images, catalog, cache, network, timeout, key, output, record_failure):
+    """Build the field catalogue of a target from the star tables of its frames, tied to the sky."""
+    from apfunc import io
+    from apfunc.field import field
+    from apfunc.solvers import solver
+    output = output_of(output, images)
+    tables = [io.read_table(p) for p in with_image(images)]
+    try:
+        found = field(tables, sky_around(tables, catalog, cache, network), solver(30 if timeout is None else timeout, key) if timeout != 0 else None)
+    except ValueError as error:
+        if not record_failure:
+            raise
+        complain(f"{output}: {error}")
+        return record(output, output, f"field: {error}")
+    io.write_table(output, found, only_if_changed=True)
+
+
+@command(IMAGES, click.Option(["--stars"], metavar="FILE", help="The frame's star table (default: measured now)."),
+         click.Option(["--field"], metavar="FILE", help="The target's field catalogue (default: made from this frame alone)."), *SKY, "output",
+         click.Option(["--stars-out"], metavar="FILE", help="Also write the star table with ra and dec."), "record")
+def astrometry(images, stars, field, catalog, cache, network, output, stars_out, record_failure):
+    """Solve a frame: a celestial WCS (TAN or TAN-SIP), zero point and flux scale in the header."""
+    from apfunc import io
+    from apfunc.astrometry import astrometry
+
+    def work(image, planes):
+        table = read_table_of(stars)
+        if table is None:
+            from apfunc.stars import stars as measure
+            table = measure(image, mask_of(None, image, planes))
+        known = read_table_of(field)
+        if known is None:
+            from apfunc.field import field as build
+            known = build([table], sky_around([table], catalog, cache, network))
+        image, table = astrometry(image, table, known)
+        return image, planes, table
+
+    def write(target, image, planes, table):
+        if stars_out:
+            make_folder(stars_out)
+            io.write_table(stars_out, table)
+        io.write(target, image, planes)
+    each(pairs_of(images, output), named("astrometry", work), record_failure, write)
+
+
+@command(IMAGES, "inventory", "keep", "drop", number("min-transparency", "T", "Least transparency, the group's best being 1."),
+         number("max-ellipticity", "E", "Largest ellipticity of the stars."), number("max-fwhm", "ARCSEC", "Largest FWHM."),
+         number("max-sky", "ADU/S", "Brightest sky."), number("min-stars", "N", "Fewest stars.", int), number("max-rms", "ARCSEC", "Largest residual of the solution."),
+         "output", click.Option(["--accepted"], metavar="FOLDER", help="Write a list of accepted frames for each stack."))
+def quality(images, inventory, keep, drop, output, accepted, **limits):
+    """Judge each light from its navigated image (and star table beside it): a row and a verdict each."""
+    from apfunc import io
+    from apfunc.quality import quality, quality_row
+    rows = []
+    for path in expand(images):
+        rows.append(row_of(path, quality_row))
+    for frame in read_table_of(inventory) if inventory else []:
+        if frame["used"] and frame["kind"] == "unreadable" and frame["name"] not in {r["name"] for r in rows}:
+            rows.append({k: str(frame[k]) for k in ("name", "object", "filter", "reason")})
+    table = quality(rows, keep=keep.split(), drop=drop.split(), **given(limits))
+    io.write_table(output_of(output), table, only_if_changed=True)
+    if accepted:
+        for stack, names in stacks_of(table, read_table_of(inventory)).items():
+            Path(accepted).mkdir(parents=True, exist_ok=True)
+            io.write_text(Path(accepted, f"{stack}.csv"), "".join(f"{n}\n" for n in ["name", *names]), only_if_changed=True)
+
+
+def row_of(path, quality_row):
+    """The measurements of one light, or the reason why there are none."""
+    from astropy.io import fits
+    from apfunc import io
+    from apfunc.names import stem
+    header = fits.getheader(path)
+    if header.get("REASON"):
+        return {"name": stem(path), "object": header.get("OBJECT", ""), "filter": header.get("FILTER", ""), "reason": header["REASON"]}
+    return quality_row(header, io.read_table(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
+
+
+def stacks_of(table, inventory):
+    """The accepted frames' names by stack (OBJECT-FILTER); a stack with none has an empty list."""
+    from apfunc.names import safe
+    known = {} if inventory is None else {r["name"]: (r["target"], r["filter"]) for r in inventory}
+    stacks = {}
+    for row in table:
+        target, filter = known.get(row["name"], (row["object"], row["filter"]))
+        names = stacks.setdefault(f"{safe(target or 'unnamed')}-{safe(filter or 'none')}", [])
+        if row["verdict"] == "accept":
+            names.append(row["name"])
+    return stacks

@@ -61,7 +61,7 @@ def seeing(flat, full, noise):
     are the narrowest kind of thing of which there are many, but wider than cosmic rays.  `full`: saturated pixels,
     whose stars are not asked.
     """
-    peaks, any_full = None, full.any()
+    peaks, white, any_full = None, 0.0, full.any()
     for binning in (2, 4, 8, 16):
         if min(flat.shape) // binning < 16:
             break

@@ -61,6 +61,7 @@ def colours_of(frame):
 
 
 def usable(frame):
+    """Nothing speaks against the frame so far."""
     return not frame["reason"] and frame["kind"] not in ("unreadable", "unknown")
 
 
@@ -107,6 +108,7 @@ def calibration_groups(frames):
 
 
 def group_name(group):
+    """The name of a group's master: kind, filter, camera, exposure, temperature, night."""
     if group["master"]:
         return safe(f"{group['kind']}-library-{group['frames'][0]['name']}")
     parts = [group["kind"], group["filter"], group["camera"]]
@@ -116,15 +118,18 @@ def group_name(group):
 
 
 def median(values):
+    """The (upper) median of the values that are known, or None."""
     values = sorted(v for v in values if v is not None)
     return values[len(values) // 2] if values else None
 
 
 def near(a, b, tolerance):
+    """Both are known and close, or one is not known."""
     return a is None or b is None or abs(a - b) <= tolerance
 
 
 def same_exptime(a, b):
+    """The same exposure, to 2 % or half a second; an unknown one is the same as any."""
     return a is None or b is None or abs(a - b) <= max(0.5, SAME_EXPTIME * max(a, b))
 
 

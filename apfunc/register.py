@@ -70,6 +70,7 @@ def frame_of(table):
 
 
 def is_number(value):
+    """A finite number, not a text."""
     return isinstance(value, (int, float, np.number)) and math.isfinite(value)
 
 
@@ -215,5 +216,6 @@ def moved(solution, t, shape):
 
 
 def inverse(t):
+    """The inverse of an affine transformation (2, 3)."""
     linear = np.linalg.inv(t[:, :2])
     return np.column_stack([linear, -linear @ t[:, 2]])

@@ -190,7 +190,7 @@ def test_ticks_are_round_and_few(low, high):
 def test_one_point_and_equal_points_do_not_divide_by_zero():
     for n in (1, 3):
         points = [{"x": 5.0, "y": 0.0, "filter": "", "good": True, "text": "", "link": ""}] * n
-        ElementTree.fromstring(svg.plot(points, "x", floor=0, together=True))
+        assert ElementTree.fromstring(svg.plot(points, "x", floor=0, together=True)).tag.endswith("svg")
 
 
 def test_numbers_and_names_in_words():
