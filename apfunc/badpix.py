@@ -88,19 +88,22 @@ def _unstable(out, master, extra=0):
 
 
 def _from_flats(out, flats, sigma, dead):
-    """Dead: |flat / local median - 1| > max(dead, sigma * scatter) in at least half of the flats."""
-    votes = np.zeros(out.shape, "u1")
-    column_votes = np.zeros(out.shape, "u1")
-    for (data, _), _ in flats:
-        rest = residual(data)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rest = rest / np.where(data - rest > 0, data - rest, np.nan)
-        scatter = spread(rest)
-        votes += ~(np.abs(rest) <= np.maximum(dead, sigma * scatter))
-        column_votes += lines(rest, scatter, sigma, max(dead / 4, float(np.median(scatter))))
-    if flats:
-        out[2 * votes >= len(flats)] |= DEAD
-        out[2 * column_votes >= len(flats)] |= COLUMN
+    """Dead: |flat / local median - 1| > max(dead, sigma * scatter), of the mean flat, and half of that in most flats."""
+    if not flats:
+        return
+    mean = sum(np.asarray(data, "f4") for (data, _), _ in flats) / len(flats)
+    rest = residual(mean)
+    level = mean - rest
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rest = rest / np.where(level > 0, level, np.nan)
+    scatter = spread(rest)
+    limit = np.maximum(dead, sigma * scatter)
+    y, x = np.nonzero(~(np.abs(rest) <= limit))
+    with np.errstate(invalid="ignore"):
+        votes = sum(~(np.abs(data[y, x] / level[y, x] - 1) <= limit[y, x] / 2) for (data, _), _ in flats)
+    most = 2 * votes >= len(flats)
+    out[y[most], x[most]] |= DEAD
+    out[lines(rest, scatter, sigma, max(dead / 4, float(np.median(scatter))))] |= COLUMN
 
 
 def user_map(user, shape):
