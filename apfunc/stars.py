@@ -63,8 +63,9 @@ def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, sat
         return _table(np.zeros((0, 8)), {}, meta)
     found = trails.find(flat, meta["SKYNOISE"]) if trail else []
     meta |= trails.keywords(found)
-    width = fwhm or detect.seeing(flat, full, meta["SKYNOISE"]) or 3.0
-    for _ in range(2):
+    calm = np.where(trails.cover(flat.shape, found), np.float32(0), flat) if found else flat
+    width = fwhm or detect.seeing(calm, full, meta["SKYNOISE"]) or 3.0
+    for _ in range(3):
         p, columns, about = _binned(flat, data, bad, full, sky, box, width, sigma, gain, found)
         about |= _psf(p, columns)
         if fwhm or not len(p) or abs(np.log(about.get("FWHM", width) / width)) < 0.25:
