@@ -164,11 +164,11 @@ def _halved(plane, rows, columns):
 def _doubled(plane, shape, part=slice(None)):
     """The plane of blocks back at full size, bilinear; edges repeated up to `shape`; only the rows `part` of it."""
     first, last, _ = part.indices(shape[0])
-    low, high = max(first // 2 - 1, 0), min(last // 2 + 2, len(plane))
+    low, high = max(min(first // 2, len(plane)) - 1, 0), min(last // 2 + 2, len(plane))
     plane = plane[low:high]
-    tall = _between(plane.T).T[first - 2 * low : last - 2 * low]
-    if len(tall) < last - first:
-        tall = np.pad(tall, [(0, last - first - len(tall)), (0, 0)], mode="edge")
+    tall = _between(plane.T).T
+    tall = tall[first - 2 * low : last - 2 * low] if last - 2 * low <= len(tall) else tall[
+        np.minimum(np.arange(first - 2 * low, last - 2 * low), len(tall) - 1)]  # an odd last row repeats the one before
     out = _between(tall)
     return np.pad(out, [(0, 0), (0, shape[1] - out.shape[1])], mode="edge") if out.shape[1] < shape[1] else out
 

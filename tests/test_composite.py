@@ -314,3 +314,11 @@ def test_palettes():
         for name, used in palettes_for(filters).items():
             assert palette_for(used, name)[0] == name and "-" not in name  # make hands the name back
             assert set(used) <= set(filters)
+
+
+@pytest.mark.parametrize("rows", [63, 64, 65, 66, 127, 128, 129, 130, 193])
+def test_any_number_of_rows_is_painted(rows):
+    images = {f: (np.random.default_rng(i).normal(100, 5, (rows, 81)).astype("f4"), Header()) for i, f in enumerate("RGB")}
+    for names in ("RGB", "R"):
+        rgb, _ = composite({n: images[n] for n in names})
+        assert rgb.shape == (rows, 81, 3) and rgb[-1].any() and rgb[0].any()
