@@ -139,14 +139,19 @@ def resample(like, flat, mask, **options):
 
 @command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "record",
          click.Option(["--regions"], metavar="FILE", help="Also write a ds9 region file."),
-         click.Option(["--psf"], metavar="FILE", help="Also write the modelled PSF as an image."))
-def stars(images, mask, output, record_failure, regions, psf, **options):
+         click.Option(["--psf"], metavar="FILE", help="Also write the modelled PSF (Moffat) as an image."),
+         click.Option(["--epsf"], metavar="FILE", help="Also write the effective PSF (photutils) as an image."))
+def stars(images, mask, output, record_failure, regions, psf, epsf, **options):
     """Find stars and measure position, flux, FWHM, ellipticity; writes the star table."""
     from apfunc import io
     from apfunc.stars import region, stars
 
     def work(image, planes):
-        return stars(image, mask_of(mask, image, planes), **given(options)),
+        table = stars(image, mask_of(mask, image, planes), **given(options))
+        if epsf:
+            from apfunc.epsf import epsf as build
+            io.write(epsf, build(image, table))
+        return table,
 
     def write(target, table):
         io.write_table(target, table)
