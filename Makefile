@@ -1,7 +1,8 @@
 # apfunc: a whole night of raw frames, with make's dependency tracking.  `make` alone prints help.
 #
 # The recipes are the pattern rules below.  Which frame needs which master, which frames make a stack: that
-# is read from the headers by `apfunc plan` into $(OUT)/night.mk, which holds prerequisites only.
+# is read from the headers by `apfunc plan` into $(OUT)/night.mk, which holds prerequisites only.  Every product is
+# named there, so that none is intermediate and none is deleted; .SECONDARY would make 1,000 new frames a minute of checks.
 
 ifeq (,$(filter grouped-target,$(.FEATURES)))
   $(error This needs GNU Make 4.3 or newer, this is $(MAKE_VERSION). On macOS: brew install make, then use gmake)
@@ -9,7 +10,6 @@ endif
 MAKEFLAGS += -rRL
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.SECONDARY:
 .DEFAULT_GOAL := $(if $(NIGHT)$(NIGHTS),night,help)
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1

@@ -98,6 +98,9 @@ def report(folder, output):
          number("exptime", "S", "Exposure of a light."), number("seed", "N", "Another seed is another night.", int),
          click.Option(["--filters"], metavar="R,G,B,Ha", help="Filters, with commas between."), click.Option(["--date"], metavar="DATE", help="The night."),
          number("clouded", "N", "Clouded lights.", int), number("defocused", "N", "Defocused lights.", int), number("trails", "N", "Satellite trails.", int),
+         click.Option(["--object"], metavar="NAME", help="Name of the target (NGC 6888)."), number("ra", "DEG", "Right ascension of the field."),
+         number("dec", "DEG", "Declination."), number("scale", "ARCSEC", "Pixel scale (default: a field of 0.7 degree or more)."),
+         number("fwhm", "PIXELS", "Seeing."), flag("galaxy", "A galaxy in the field."),
          click.Option(["-o", "--output"], required=True, metavar="FOLDER", help="Where the raw frames go; the truth goes below it."))
 def simulate(output, filters, **options):
     """Simulate a raw night of known truth, as an iTelescope camera delivers it."""

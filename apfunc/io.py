@@ -79,20 +79,20 @@ def read(source):
     (BZERO, BSCALE) is applied and its keywords are dropped.  RAWFILE is set to the file's name unless
     the header has it.  Raises ValueError when there is no 2-D image or the data are cut short.
     """
-    image, _ = read_all(source)
+    image, _ = read_all(source, planes=())
     return image
 
 
-def read_all(source):
-    """``(image, planes)``: as `read`, and the planes that are there, as a dict of 2-D arrays."""
+def read_all(source, planes=tuple(PLANES)):
+    """``(image, planes)``: as `read`, and of the named planes those that are there, as a dict of 2-D arrays."""
     with opened(source) as hdus:
         hdu = _image_hdu(hdus)
         try:
             data = _native(hdu.data, "f4")
-            planes = {h.name: _native(h.data, PLANES[h.name]) for h in hdus if h.name in PLANES and h is not hdu}
+            found = {h.name: _native(h.data, PLANES[h.name]) for h in hdus if h.name in planes and h is not hdu} if planes else {}
         except (OSError, TypeError, ValueError, IndexError):
             raise ValueError("the file is cut short or damaged; copy it again or leave it out") from None
-        return (data, clean_header(hdu, source)), planes
+        return (data, clean_header(hdu, source)), found
 
 
 def read_header(source):
