@@ -1,5 +1,6 @@
 """The command line `apfunc`: the commands of cli_frames, cli_stacks and cli_night, and how a command ends."""
 
+import gc
 import os
 import sys
 
@@ -12,6 +13,7 @@ from apfunc.driver import complain
 
 def main():
     """The entry point: runs a command and ends cleanly on a broken pipe, Ctrl-C or a full disk."""
+    gc.set_threshold(50_000)  # imports make many objects and little garbage: a tenth of a process's start
     try:
         code = cli(prog_name="apfunc", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
