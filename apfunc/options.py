@@ -56,4 +56,4 @@ def flag(name, help):
 
 def given(values):
     """Only the options that were given: for the rest the stage's own defaults stand."""
-    return {name: value for name, value in values.items() if value is not None and value is not False and value != ()}
+    return {name: value for name, value in values.items() if not any(value is nothing for nothing in (None, False, ()))}

@@ -9,7 +9,7 @@ import threading
 import time
 
 NOTES = []  # what is said below the table
-WIDTHS = 66, 9, 9, 6, 19
+WIDTHS = 66, 9, 9, 6, 20
 
 
 def measure(log, command, env=None, limit=7200):
@@ -35,7 +35,8 @@ def measure(log, command, env=None, limit=7200):
     process.returncode = os.waitstatus_to_exitcode(status)
     lines = log.read_text(errors="replace").strip().splitlines() or [""]
     if process.returncode:
-        raise RuntimeError(f"stopped after {limit} s" if wall >= limit else f"{log.name}: {lines[-1]}")
+        why = [line for line in lines if not line.startswith("make: ")] or lines
+        raise RuntimeError(f"stopped after {limit} s" if wall >= limit else f"{log.name}: {why[-1]}")
     found = {"wall": wall, **figures(usage)}
     return found | {"total": found["cpu"]} | (json.loads(lines[-1]) if lines[-1].startswith("{") else {})
 

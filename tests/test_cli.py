@@ -104,3 +104,15 @@ def test_every_command_has_help_and_its_place_in_the_readme():
         assert command.help and len(command.help.split("\n")[0]) > 20, name
         assert re.search(rf"^\| `{name}` \|", readme, re.M), f"{name} is not in the README's table"
     assert set(STEPS) <= set(cli.commands)
+
+
+def test_a_colour_carries_its_mask(frames):
+    fits.HDUList([fits.PrimaryHDU(np.ones((8, 8), "f4"), fits.Header({"BAYERPAT": "RGGB"})),
+                  fits.ImageHDU(np.eye(8, dtype="u1") * 4, name="MASK")]).writeto(frames / "m.fits")
+    bad = np.zeros((8, 8), "u1")
+    bad[2, 5] = 1
+    fits.PrimaryHDU(bad).writeto(frames / "bad.fits")
+    apfunc("debayer", "m.fits", "--channel", "G", "--badpix", "bad.fits", "-o", "full.fits", folder=frames, check=0)
+    apfunc("debayer", "m.fits", "--channel", "G", "--method", "superpixel", "-o", "half.fits", folder=frames, check=0)
+    assert np.array_equal(fits.getdata(frames / "full.fits", "MASK"), np.eye(8) * 4 + bad)
+    assert np.array_equal(fits.getdata(frames / "half.fits", "MASK"), np.eye(4) * 4)
