@@ -41,6 +41,12 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
     if len(shapes) > 1:
         raise ValueError(f"masters of different shapes {sorted(shapes)}; use those of one camera and binning")
     out = np.zeros(shapes.pop(), "u1")
+    if any(m[0][1].get("BAYERPAT") for m in masters):  # each of the four colours of a mosaic against its own kind
+        for r, c in np.ndindex(2, 2):
+            one, two, more = _colour(dark, r, c), _colour(bias, r, c), [_colour(flat, r, c) for flat in flats]
+            out[r::2, c::2] = badpix(one, more, two, None, None, sigma, hot, dead, gain)[0]
+        out |= user_map(user, out.shape)
+        return out, _header(out, masters, sigma, hot, dead)
     if dark is not None:
         _from_dark(out, dark, bias, sigma, hot, _known_gain(dark[0][1], gain, flats))
     if bias is not None:
@@ -52,6 +58,16 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
     _from_flats(out, flats, sigma, dead)
     out |= user_map(user, out.shape)
     return out, _header(out, masters, sigma, hot, dead)
+
+
+def _colour(master, r, c):
+    """One colour of a mosaic's master, as a master of half the size."""
+    if master is None:
+        return None
+    (data, header), planes = master
+    header = header.copy()
+    header.remove("BAYERPAT", ignore_missing=True)
+    return (data[r::2, c::2], header), {name: plane[r::2, c::2] for name, plane in planes.items()}
 
 
 def _from_dark(out, dark, bias, sigma, hot, gain):

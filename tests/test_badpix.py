@@ -254,3 +254,16 @@ def test_spread_follows_the_noise_over_the_frame():
     data[rng.random((N, N)) < 0.01] += 1000
     found = spread(data.astype("f4"))
     assert np.abs(found / truth - 1).mean() < 0.04 and np.abs(found / truth - 1).max() < 0.25
+
+
+def test_colours_of_a_mosaic_are_judged_apart():
+    from astropy.io.fits import Header
+    rng = np.random.default_rng(8)
+    flat = rng.normal(1, 0.004, (256, 256))
+    flat[::2, ::2] *= 0.4  # red is dim in the lamp
+    flat[1::2, 1::2] *= 0.6
+    truth = np.zeros(flat.shape, bool)
+    truth[rng.integers(10, 246, 30), rng.integers(10, 246, 30)] = True
+    flat[truth] *= 0.3
+    found, _ = badpix(flats=[(flat.astype("f4"), Header({"BAYERPAT": "RGGB"}))])
+    assert np.array_equal(found != 0, truth)
