@@ -19,7 +19,10 @@ def flatten(data, bad, box=64):
     if not np.isfinite(sky).all():
         raise ValueError("no good pixel in the frame, so no sky; check the frame and its mask")
     sky = background.median_filter(sky)
-    noise = background.median_filter(_noise(data, bad if holes else None, box, step))
+    noise = _noise(data, bad if holes else None, box, step)
+    if np.median(noise) == 0:  # a colour of a mosaic: every second pixel is the mean of its neighbours
+        noise = _noise(data, bad if holes else None, box, step, lag=2)
+    noise = background.median_filter(noise)
     by, bx = background.spline_matrix(y, len(data)), background.spline_matrix(x, data.shape[1])
     flat, middle = np.empty_like(data), np.median(sky)
     across = (sky - middle).astype("f4") @ bx.T
@@ -33,10 +36,10 @@ def flatten(data, bad, box=64):
     return flat, (by, bx, sky, np.maximum(noise, 0.1 * np.median(noise)))
 
 
-def _noise(data, bad, box, step):
-    """Noise of a pixel in each box of the mesh, from the median size of v - (left + right) / 2: neither stars nor
-    nebulae nor gradients add to it."""
-    rows, high, wide = data[::step], max(1, round(box / step)), min(box, data.shape[1]) - 2
+def _noise(data, bad, box, step, lag=1):
+    """Noise of a pixel in each box of the mesh, from the median size of v - (left + right) / 2, `lag` pixels to the left
+    and right: neither stars nor nebulae nor gradients add to it."""
+    rows, high, wide = data[::step], max(1, round(box / step)), min(box, data.shape[1]) - 2 * lag
     if wide < 1:
         return np.full((len(background.starts(len(rows), min(high, len(rows)))), 1), np.nan_to_num(data).std(), "f4")
     high = min(high, len(rows))
@@ -44,8 +47,8 @@ def _noise(data, bad, box, step):
     for top in background.starts(len(rows), high):
         part = rows[top:top + high]
         part = np.where(bad[::step][top:top + high], np.nan, part) if bad is not None else part
-        size = np.abs(part[:, 1:-1] - (part[:, :-2] + part[:, 2:]) / 2)
-        across = background.starts(data.shape[1], wide + 2)
+        size = np.abs(part[:, lag:-lag] - (part[:, :-2 * lag] + part[:, 2 * lag:]) / 2)
+        across = background.starts(data.shape[1], wide + 2 * lag)
         size = np.lib.stride_tricks.sliding_window_view(size, wide, axis=1)[:, across]
         size = np.sort(size.transpose(1, 0, 2).reshape(size.shape[1], -1), axis=1)
         count = np.isfinite(size).sum(1)

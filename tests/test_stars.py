@@ -456,3 +456,18 @@ def test_maxima_against_a_loop():
     slow = [(r, c) for r in range(1, 29) for c in range(1, 39)
             if data[r, c] > 1 and data[r, c] == data[r - 1:r + 2, c - 1:c + 2].max()]
     assert list(zip(*(v.tolist() for v in detect.maxima(data, 1.0)))) == slow
+
+
+def test_a_colour_of_a_mosaic_has_noise_and_stars():
+    from apfunc.debayer import debayer
+    rng = np.random.default_rng(21)
+    yy, xx = np.mgrid[:200, :200]
+    data = rng.normal(300, 8, (200, 200))
+    places = [(x, y) for x in range(25, 190, 40) for y in range(25, 190, 40)]
+    for x, y in places:
+        data += 2500 * np.exp(-4 * np.log(2) * ((xx - x) ** 2 + (yy - y) ** 2) / 4.0**2)
+    mosaic = (data.astype("f4"), Header({"BAYERPAT": "RGGB", "EGAIN": 1.5, "RDNOISE": 8.0}))
+    for colour in "RGB":
+        found = stars(debayer(mosaic, colour))
+        near = [np.hypot(found["x"] - x, found["y"] - y).min() for x, y in places]
+        assert max(near) < 0.3 and len(found) == len(places)
