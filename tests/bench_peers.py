@@ -84,7 +84,7 @@ def source_extractor(stage, known, tiny):
     (stage / "sex.conv").write_text("CONV NORM\n1 2 1\n2 4 2\n1 2 1\n")
     return [stage / f"{tiny}frame.fits", *options(
         stage, PARAMETERS_NAME=stage / "sex.param", FILTER_NAME=stage / "sex.conv", GAIN=known["gain"],
-        SATUR_LEVEL=known["saturate"], CATALOG_TYPE="FITS_1.0", CATALOG_NAME=stage / "sex.cat")]
+        SATUR_LEVEL=known["saturate"], CATALOG_TYPE="FITS_1.0", CATALOG_NAME=stage / f"{tiny}sex.cat")]
 
 
 def swarp(stage, known, tiny):
