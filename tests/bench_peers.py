@@ -79,8 +79,8 @@ def options(stage, **values):
 
 
 def source_extractor(stage, known, tiny):
-    columns = "XWIN_IMAGE YWIN_IMAGE FLUX_AUTO FLUXERR_AUTO FWHM_IMAGE ELLIPTICITY THETA_IMAGE FLUX_MAX BACKGROUND FLAGS"
-    (stage / "sex.param").write_text(columns.replace(" ", "\n") + "\n")
+    names = "XWIN_IMAGE YWIN_IMAGE FLUX_AUTO FLUXERR_AUTO FWHM_IMAGE ELLIPTICITY THETA_IMAGE FLUX_MAX BACKGROUND FLAGS"
+    (stage / "sex.param").write_text(names.replace(" ", "\n") + "\n")
     (stage / "sex.conv").write_text("CONV NORM\n1 2 1\n2 4 2\n1 2 1\n")
     return [stage / f"{tiny}frame.fits", *options(
         stage, PARAMETERS_NAME=stage / "sex.param", FILTER_NAME=stage / "sex.conv", GAIN=known["gain"],
