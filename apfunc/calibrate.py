@@ -13,6 +13,9 @@ from apfunc import header as known
 from apfunc import masters, raw
 from apfunc.header import history, number, text
 
+STRIP = 16  # rows done at a time, so that they stay in the cache
+THIN = np.s_[::17, ::17]
+
 
 def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None, saturate=None, temperature=6.5,
               flatmin=0.1):
@@ -69,17 +72,17 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
         known.need(seconds, "exposure time", "EXPTIME, EXPOSURE", "no --dark")
         ready["dark"] = masters.quieted(ready["dark"], ready.get("bias"), seconds)
     terms, scale, bias_free = masters.subtract(ready.get("bias"), ready.get("dark"), seconds, held)
-    for master, factor in terms:
-        out -= master if factor == 1 else np.float32(factor) * master
-    zero = np.subtract(light[::17, ::17], out[::17, ::17], dtype="f4")
+    zero = np.subtract(light[THIN], _less(out[THIN].copy(), terms, THIN), dtype="f4")
     zero = float(np.median(zero[np.isfinite(zero)])) if np.isfinite(zero).any() else 0.0
-    if flat is not None:
-        relative = ready["flat"][0]
-        out /= np.where(relative >= flatmin, relative, np.float32(np.nan))
+    for a in range(0, shape[0], STRIP):
+        part = _less(out[a:a + STRIP], terms, np.s_[a:a + STRIP])
+        if flat is not None:
+            relative = ready["flat"][0][a:a + STRIP]
+            part /= np.where(relative >= flatmin, relative, np.float32(np.nan))
 
     head.remove("SATURATE", ignore_missing=True)
     if full is not None:
-        head["SATURATE"] = (mark_saturated(out, light >= full, full - zero), "[adu] saturated at or above this")
+        head["SATURATE"] = (mark_saturated(out, np.flatnonzero(light >= full), full - zero), "[adu] saturated at or above this")
     with contextlib.suppress(ValueError):
         head["EGAIN"] = (known.gain(header, gain), "[electron/adu] gain")
     with contextlib.suppress(ValueError):
@@ -128,21 +131,30 @@ def fit(given, light, header, temperature):
 
 def _check_level(light, bias):
     """ValueError when the light lies so far below the bias that the bias cannot be in it any more."""
-    here, level = float(np.nanmedian(light[::17, ::17])), float(np.nanmedian(bias[::17, ::17]))
+    here, level = float(np.nanmedian(light[THIN])), float(np.nanmedian(bias[THIN]))
     if level > 20 and here < 0.5 * level:
         raise ValueError(f"the frame's level ({here:.0f} ADU) is far below the bias ({level:.0f} ADU): its bias was "
                          "subtracted before, or the bias is of another camera; leave --bias out, or give the right one")
 
 
+def _less(part, terms, where):
+    """Subtract (in place) from `part` of a frame, which lies `where`, the terms of `masters.subtract`; gives `part`."""
+    for master, factor in terms:
+        part -= master[where] if factor == 1 else np.float32(factor) * master[where]
+    return part
+
+
 def mark_saturated(out, over, nominal):
-    """Raise (in place) the saturated pixels `over` of `out` to a level above all others, and give that level.
+    """Raise (in place) the saturated pixels of `out` (`over`: their flat indices) to a level above all others, and give
+    that level.
 
     The level is `nominal` (the full scale less what was subtracted), or the next float32 above the brightest
     unsaturated pixel where that is higher.
     """
-    saturated = out[over]
-    out[over] = np.nan
-    top = np.fmax.reduce(out, axis=None, initial=-np.inf)
+    pixels = out.reshape(-1)
+    saturated = pixels[over]
+    pixels[over] = np.nan
+    top = np.fmax.reduce(pixels, initial=-np.inf)
     level = max(np.float32(nominal), np.nextafter(np.float32(top), np.float32(np.inf)))
-    out[over] = np.maximum(saturated, level)
+    pixels[over] = np.maximum(saturated, level)
     return float(level)

@@ -21,7 +21,7 @@ def calibrate(bias, dark, flat, table, **options):
         data, header = calibrate(image, **masters, **given(options | noise_of(image, row, options)))
         if table and "EGAIN" not in header:
             estimate_noise(data, header, row)
-        saturated = (data >= header["SATURATE"]) * SATURATED if "SATURATE" in header else 0
+        saturated = (data >= header["SATURATE"]).view("u1") * SATURATED if "SATURATE" in header else 0
         return (data, header), planes | {"MASK": planes.get("MASK", 0) | saturated}
     return work
 

@@ -76,7 +76,7 @@ def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, v
     step = float(whole) / float(np.median(levels))
     data, error, mask, rejected = _run([frames[i] for i in used], [terms[i][0] for i in used], levels, full,
                                        METHODS[method], sigma, step, kind == "flat")
-    normal = np.float32(raw.good_level(raw.sample(data)[0])) if kind == "flat" else np.float32(1)
+    normal = np.float32(raw.good_level(raw.thin(data))) if kind == "flat" else np.float32(1)
     data /= normal
     error /= normal
     facts = {"CALSTAT": "BDM" if ready["dark"] else "BM" if all(terms[i][1] for i in used) else "M",
@@ -112,7 +112,7 @@ def _terms(kind, values, header, ready):
     if kind == "bias":
         return [], False
     if kind == "dark":
-        held = raw.holds_bias(values, header, None if ready["bias"] is None else raw.sample(ready["bias"][0])[0])
+        held = raw.holds_bias(values, header, None if ready["bias"] is None else raw.thin(ready["bias"][0]))
     else:
         held = raw.said_bias(header) is not False
     seconds = number(header, "EXPTIME", "EXPOSURE") or 0.0
@@ -122,7 +122,7 @@ def _terms(kind, values, header, ready):
 
 def _thin(terms, shape):
     """The sum of the terms under the pixels of a sample."""
-    return sum((np.float32(factor) * raw.sample(array)[0] for array, factor in terms), np.float32(0))
+    return sum((np.float32(factor) * raw.thin(array) for array, factor in terms), np.float32(0))
 
 
 def by_data(kind, values, samples, full, number):

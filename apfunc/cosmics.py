@@ -37,13 +37,14 @@ def cosmics(image, mask=None, sigma=4.5, sigfrac=0.3, contrast=None, iterations=
         raise ValueError(f"gain {gain} and read noise {readnoise} make no noise model; give --gain and --readnoise")
     saturate = number(header, "SATURATE") if saturate is None else float(saturate)
     contrast = star_contrast(fwhm) if contrast is None and fwhm else contrast
-    hit, contrast = detect(data, float(gain), float(readnoise), saturate, sigma, sigfrac, contrast, iterations)
-    at = np.flatnonzero(hit)
+    at, contrast = detect(data, float(gain), float(readnoise), saturate, sigma, sigfrac, contrast, iterations)
     out = data.copy()
     if at.size:
-        out.ravel()[at] = estimate(data, at, hit | ~np.isfinite(data), fwhm)
+        wrong = ~np.isfinite(data)
+        wrong.ravel()[at] = True
+        out.ravel()[at] = estimate(data, at, wrong, fwhm)
     flags = np.zeros(data.shape, "u1") if mask is None else np.array(mask, "u1")
-    flags[hit] |= COSMIC
+    flags.ravel()[at] |= COSMIC
     flags[np.isnan(out)] |= NODATA
     if saturate is not None:
         flags[out >= saturate] |= SATURATED

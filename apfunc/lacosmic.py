@@ -11,14 +11,14 @@ sky left in.
 import numpy as np
 
 PAD = 4        # a pixel's verdict depends on the data this far away
-BAND = 64      # rows done at a time in the passes over the whole frame
+BAND = 32      # rows done at a time in the pass over the whole frame
 CHUNK = 1 << 14  # pixels done at a time where windows are gathered
 LEAST, MARGIN = 1.5, 3.0  # lowest contrast that is used; contrast over that of the lower quartile of the stars
 FAINTEST = np.float32(1e-5)  # [electron] lower limit of the local level in the noise model
 
 
 def detect(data, gain, readnoise, saturate, sigma, sigfrac, contrast, iterations):
-    """Bool array of the hits in `data` (2-D float32, ADU), and the contrast used; parameters as in `apfunc.cosmics`,
+    """Flat indices of the hits in `data` (2-D float32, ADU), and the contrast used; parameters as in `apfunc.cosmics`,
     `saturate` and `contrast` may be None.
 
     Exactly what L.A.Cosmic on the whole frame gives: the first pass takes every pixel that a lower bound of the
@@ -26,25 +26,22 @@ def detect(data, gain, readnoise, saturate, sigma, sigfrac, contrast, iterations
     """
     electrons, usable = _padded(data, gain)
     if saturate is not None:
-        saturated = np.zeros(usable.shape, bool)
-        saturated[PAD:-PAD, PAD:-PAD] = data >= saturate
-        usable &= ~_saturated_stars(electrons, saturated)
+        _spare_saturated_stars(usable, electrons, np.flatnonzero(data >= saturate))
     look, low = _first_look(electrons, readnoise, sigma)
-    middle = _median(electrons, low, 2)
-    deep = electrons.ravel()[low] < middle - 5 * _noise(electrons, low, readnoise)
-    if deep.any():
-        electrons.ravel()[low[deep]] = middle[deep]
+    deep, middle = _deep(electrons, low, readnoise)
+    if deep.size:
+        electrons.ravel()[deep] = middle
         _mirror_edges(electrons)
-        look = _around(np.concatenate([look, low[deep]]), 0, usable)
+        look = _around(np.concatenate([look, deep]), 0, usable)
     scratch = np.empty_like(electrons)  # values of the pixels that were worked out, at their places
-    hit = np.zeros(electrons.shape, bool)
+    hit, good = np.zeros(electrons.shape, bool), usable.copy()
     level = None
     for _ in range(iterations):
         look = _sharp(electrons, look[usable.ravel()[look]], readnoise, sigma)
         look = look[_significance(electrons, look, readnoise) > sigma]
-        if contrast is None:
-            contrast = frame_contrast(electrons, look, readnoise, scratch)
         excess = _excess(electrons, look, readnoise, scratch)
+        if contrast is None:
+            contrast = frame_contrast(electrons, look, excess, readnoise, scratch)
         look, excess = look[excess > sigma], excess[excess > sigma]
         new = look[excess > contrast * _structure(electrons, look, readnoise, scratch)]
         for limit in (sigma, sigma * sigfrac):
@@ -53,13 +50,13 @@ def detect(data, gain, readnoise, saturate, sigma, sigfrac, contrast, iterations
         new = new[~hit.ravel()[new]]
         if new.size == 0:
             break
-        hit.ravel()[new] = True
+        hit.ravel()[new], good.ravel()[new] = True, False
         level = _level(electrons, usable) if level is None else level
         changed = _around(new, 2, hit)
-        electrons.ravel()[changed] = _mean_of_good(electrons, changed, usable & ~hit, level)
+        electrons.ravel()[changed] = _mean_of_good(electrons, changed, good, level)
         _mirror_edges(electrons)
         look = _around(changed, PAD, usable)
-    return hit[PAD:-PAD, PAD:-PAD], 5.0 if contrast is None else contrast
+    return np.flatnonzero(hit[PAD:-PAD, PAD:-PAD]), 5.0 if contrast is None else contrast
 
 
 def star_contrast(fwhm):
@@ -69,17 +66,19 @@ def star_contrast(fwhm):
     for y, x in ((0, 0), (0, 0.25), (0.25, 0.25), (0, 0.5), (0.25, 0.5), (0.5, 0.5)):
         distance2 = (np.arange(-11, 12)[:, None] - y) ** 2 + (np.arange(-11, 12) - x) ** 2
         star = (1e4 * np.exp(-2.7726 * distance2 / fwhm**2)).astype("f4")
-        sharpest.append(_contrast_of(star, np.array([star.argmax()]), 1, star.copy())[0].item())
+        centre, scratch = np.array([star.argmax()]), star.copy()
+        sharpest.append((_excess(star, centre, 1, scratch) / _structure(star, centre, 1, scratch)).item())
     return max(LEAST, 1.5 * max(sharpest))
 
 
-def frame_contrast(electrons, look, readnoise, scratch):
-    """The contrast that the frame's own stars ask for: MARGIN times the lower quartile of that of the peaks with plenty
-    of fine structure (F > 10), which are stars and a few fat hits; between LEAST and 5, and 5 without 5 such peaks."""
+def frame_contrast(electrons, look, excess, readnoise, scratch):
+    """The contrast that the frame's own stars ask for: MARGIN times the lower quartile of S' / F of the peaks among
+    `look` with plenty of fine structure (F > 10), which are stars and a few fat hits; between LEAST and 5, and 5 without
+    5 such peaks."""
     window = electrons.ravel()[look[:, None] + _offsets(1, electrons)]
-    peaks = look[window[:, 4] >= window.max(axis=1)]
-    contrast, structure = _contrast_of(electrons, peaks, readnoise, scratch)
-    stars = np.sort(contrast[structure > 10])
+    peak = window[:, 4] >= window.max(axis=1)
+    structure = _structure(electrons, look[peak], readnoise, scratch)
+    stars = np.sort((excess[peak] / structure)[structure > 10])
     return float(np.clip(MARGIN * stars[stars.size // 4], LEAST, 5)) if stars.size >= 5 else 5.0
 
 
@@ -88,13 +87,9 @@ def frame_contrast(electrons, look, readnoise, scratch):
 def _laplacian(frame, at):
     """Positive Laplacian of the twice subsampled frame, summed back: the mean over the corners of a pixel v with
     its neighbours a, b at that corner of max(0, 2v - a - b)."""
-    flat, width = frame.ravel(), frame.shape[1]
-    return _corners(flat[at], flat[at - 1], flat[at + 1], flat[at - width], flat[at + width])
-
-
-def _corners(v, left, right, up, down):
-    left, right, up, down = v - left, v - right, v - up, v - down
-    zero = np.float32(0)
+    flat, width, zero = frame.ravel(), frame.shape[1], np.float32(0)
+    v = flat[at]
+    left, right, up, down = v - flat[at - 1], v - flat[at + 1], v - flat[at - width], v - flat[at + width]
     return ((np.maximum(left + up, zero) + np.maximum(right + down, zero))
             + (np.maximum(right + up, zero) + np.maximum(left + down, zero))) * np.float32(0.25)
 
@@ -111,7 +106,10 @@ def _noise(frame, at, readnoise):
 
 def _significance(frame, at, readnoise):
     """S = L / 2N."""
-    return _laplacian(frame, at) / (2 * _noise(frame, at, readnoise))
+    out = _laplacian(frame, at)
+    some = np.flatnonzero(out)  # (nothing curves up around many)
+    out[some] /= 2 * _noise(frame, at[some], readnoise)
+    return out
 
 
 def _excess(frame, at, readnoise, scratch):
@@ -181,50 +179,49 @@ def _level(frame, usable):
     return float(np.median(sample)) if sample.size else 0.0
 
 
-def _contrast_of(star, centre, readnoise, scratch):
-    """S' / F: how much sharper than a smooth object the pixels `centre` look; and F."""
-    structure = _structure(star, centre, readnoise, scratch)
-    return _excess(star, centre, readnoise, scratch) / structure, structure
-
-
-# Passes over the whole frame, in bands of rows.
+# What passes over the whole frame.
 
 def _first_look(frame, readnoise, sigma):
-    """Flat indices of the pixels whose S could exceed sigma, N being at least what the least of the 5x5 makes it;
-    and of those that lie 3 N or more below all their four neighbours."""
-    height, width = frame.shape
+    """Flat indices of the pixels whose S could exceed sigma, and of those that could lie 3 N or more below all their
+    four neighbours: by a lower bound of N, from the least value of a band of rows within 2 columns."""
+    flat, (height, width) = frame.ravel(), frame.shape
     possible, low = [], []
     for top in range(PAD, height - PAD, BAND):
         bottom = min(top + BAND, height - PAD)
-        rows, above, below = frame[top:bottom], frame[top - 1:bottom - 1, 2:-2], frame[top + 1:bottom + 1, 2:-2]
-        v, left, right = rows[:, 2:-2], rows[:, 1:-3], rows[:, 3:-1]
-        noise2 = np.maximum(_least5(_least5(frame[top - 2:bottom + 2]).T).T, FAINTEST) + np.float32(readnoise**2)
-        laplacian = _corners(v, left, right, above, below)
-        drop = np.maximum(np.minimum(np.minimum(left, right), np.minimum(above, below)) - v, np.float32(0))
-        for there, found in ((laplacian * laplacian > np.float32(0.999 * 4 * sigma**2) * noise2, possible),
-                             (drop * drop > 9 * noise2, low)):
-            y, x = np.nonzero(there)
-            found.append((y + top) * width + x + 2)
+        a, b = top * width, bottom * width
+        least = np.minimum(flat[a - 1:b - 1], flat[a + 1:b + 1])
+        np.minimum(least, flat[a - width:b - width], out=least)
+        np.minimum(least, flat[a + width:b + width], out=least)
+        step = np.subtract(flat[a:b], least, out=least).reshape(-1, width)
+        lowest = frame[top - 2:bottom + 2, PAD - 2:width - PAD + 2].min(axis=0)
+        lowest = np.min([lowest[k:k + width - 2 * PAD] for k in range(5)], axis=0)
+        noise = np.full(width, np.inf, "f4")  # (nothing is found in the padding)
+        noise[PAD:-PAD] = np.float32(0.999) * np.sqrt(np.maximum(lowest, FAINTEST) + np.float32(readnoise**2))
+        high = a + np.flatnonzero(step > np.float32(sigma) * noise)  # for L <= 2 step
+        possible.append(high[_laplacian(frame, high) > np.float32(2 * sigma) * noise[high % width]])
+        low.append(a + np.flatnonzero(step < -3 * noise))
     return np.concatenate(possible), np.concatenate(low)
 
 
-def _least5(rows):
-    """Minimum of each row and its next four."""
-    two = np.minimum(rows[:-1], rows[1:])
-    return np.minimum(np.minimum(two[:-3], two[2:-1]), rows[4:])
+def _deep(frame, low, readnoise):
+    """Those pixels `low` that lie more than 3 N below all their four neighbours, by the N that the least of the 5x5
+    makes, and more than 5 N below the median of the 5x5; and these medians."""
+    least, middle = _ranked(frame, low, 2, 0, 12)
+    flat, width = frame.ravel(), frame.shape[1]
+    drop = flat[low + np.array([[-1], [1], [-width], [width]])].min(axis=0) - flat[low]
+    deep = ((drop * drop > 9 * (np.maximum(least, FAINTEST) + np.float32(readnoise**2)))
+            & (flat[low] < middle - 5 * _noise(frame, low, readnoise)))
+    return low[deep], middle[deep]
 
 
 def _padded(data, gain):
     """The frame in electrons with PAD mirrored pixels on every side, and without NaN or infinities: these become
-    the median of the finite pixels in the 5x5 around, or else of the frame."""
+    the median of the finite pixels in the 5x5 around, or else of the frame.  And where it was finite."""
     frame = np.empty((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD), "f4")
     inner = frame[PAD:-PAD, PAD:-PAD]
     np.multiply(data, np.float32(gain), out=inner)
     finite = np.zeros(frame.shape, bool)
-    np.isfinite(inner, out=finite[PAD:-PAD, PAD:-PAD])
-    inside = np.zeros(frame.shape, bool)
-    inside[PAD:-PAD, PAD:-PAD] = True
-    holes = np.flatnonzero(inside & ~finite)
+    holes = _inside(np.flatnonzero(~np.isfinite(inner, out=finite[PAD:-PAD, PAD:-PAD])), data.shape[1])
     if holes.size:
         frame.ravel()[holes] = np.inf
         level = np.float32(_level(frame, finite))
@@ -235,7 +232,13 @@ def _padded(data, gain):
             value = np.take_along_axis(ordered, middle[:, None], 1)[:, 0]
             frame.ravel()[part] = np.where(np.isfinite(value), value, level)
     _mirror_edges(frame)
-    return frame, inside & finite
+    return frame, finite
+
+
+def _inside(at, width):
+    """Flat indices in the padded frame of the pixels `at` of one with `width` columns."""
+    y, x = np.divmod(at, width)
+    return (y + PAD) * (width + 2 * PAD) + x + PAD
 
 
 def _mirror_edges(frame):
@@ -247,17 +250,20 @@ def _mirror_edges(frame):
         side[:PAD], side[-PAD:] = side[source[:PAD]], side[source[-PAD:]]
 
 
-def _saturated_stars(electrons, saturated):
-    """Bool array: within 4 pixels of saturated pixels that belong to a star (their 3x3 median is above a tenth of the
-    saturation level, as in no cosmic ray) or to the trail that runs from one."""
-    at = np.flatnonzero(saturated)
-    spared = np.zeros(saturated.shape, bool)
+def _spare_saturated_stars(usable, electrons, at):
+    """Make unusable (in place) what lies within 4 pixels of those of the saturated pixels `at` (of the unpadded frame)
+    that belong to a star (their 3x3 median is above a tenth of the saturation level, as in no cosmic ray) or to the
+    trail that runs from one."""
     if at.size == 0:
-        return spared
+        return
+    at = _inside(at, electrons.shape[1] - 2 * PAD)
+    left = np.zeros(usable.shape, bool)
+    left.ravel()[at] = True
     front = at[_median(electrons, at, 1) > electrons.ravel()[at].min() / 10]
+    spared = []
     while front.size:
-        spared.ravel()[front] = True
-        front = _around(front, 1, saturated & ~spared)
-    wide = _around(np.flatnonzero(spared), 4, None, electrons)
-    spared.ravel()[wide] = True
-    return spared
+        spared.append(front)
+        left.ravel()[front] = False
+        front = _around(front, 1, left)
+    if spared:
+        usable.ravel()[_around(np.concatenate(spared), 4, None, usable)] = False

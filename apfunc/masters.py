@@ -83,7 +83,9 @@ def turn_of(dark, light, header):
     expected = said_turn(dark[1], header)
     (y0, x0), (rows, columns) = place("dark", dark, header, light.shape), dark[0].shape
     y, x = hot_pixels(dark[0])
-    hits = {name: stands_out(light, (y if sy > 0 else rows - 1 - y) - y0, (x if sx > 0 else columns - 1 - x) - x0)
+    values = raw.thin(light)
+    noise = max(raw.spread(values[:, 1:] - values[:, :-1]) / math.sqrt(2), 0.1)
+    hits = {name: stands_out(light, noise, (y if sy > 0 else rows - 1 - y) - y0, (x if sx > 0 else columns - 1 - x) - x0)
             for name, (sy, sx) in TURNS.items()}
     best = max(hits, key=hits.get)
     return best if hits[best] >= 8 and hits[best] > 3 * hits[expected] else expected
@@ -91,20 +93,19 @@ def turn_of(dark, light, header):
 
 def hot_pixels(dark):
     """Rows and columns of the up to 400 hottest pixels of a dark, 20 sigma above its median or more."""
-    values, _ = raw.sample(dark)
-    y, x = np.nonzero(dark > np.nanmedian(values) + 20 * max(raw.spread(values), 0.1))
+    values = raw.thin(dark)
+    at = np.flatnonzero(dark > np.nanmedian(values) + 20 * max(raw.spread(values), 0.1))
+    y, x = np.divmod(at, dark.shape[1])
     order = np.argsort(-dark[y, x], kind="stable")[:400]
     return y[order], x[order]
 
 
-def stands_out(light, y, x):
-    """How many of the pixels (y, x) lie 5 sigma above the median of the four pixels two steps away in x and y."""
+def stands_out(light, noise, y, x):
+    """How many of the pixels (y, x) lie 5 `noise` above the median of the four pixels two steps away in x and y."""
     inside = (y >= 2) & (y < light.shape[0] - 2) & (x >= 2) & (x < light.shape[1] - 2)
     y, x = y[inside], x[inside]
     around = np.median([light[y - 2, x], light[y + 2, x], light[y, x - 2], light[y, x + 2]], axis=0)
-    values, _ = raw.sample(light)
-    noise = raw.spread(values[:, 1:] - values[:, :-1]) / math.sqrt(2)
-    return int(np.count_nonzero(light[y, x] - around > 5 * max(noise, 0.1)))
+    return int(np.count_nonzero(light[y, x] - around > 5 * noise))
 
 
 def dark_scale(seconds, of_dark):
@@ -131,8 +132,8 @@ def subtract(bias, dark, seconds, held=True):
     if not of_dark or of_dark < 0:
         raise ValueError("no exposure time in the dark's header (looked for EXPTIME, EXPOSURE); give another --dark")
     scale = dark_scale(seconds, of_dark)
-    thin = None if bias is None else raw.sample(bias[0])[0]
-    dark_held = raw.holds_bias(raw.sample(dark[0])[0], dark[1], thin)
+    thin = None if bias is None else raw.thin(bias[0])
+    dark_held = raw.holds_bias(raw.thin(dark[0]), dark[1], thin)
     left = held - dark_held * scale
     if bias is None and left:
         cure = "give --bias, or a dark of the frame's exposure that holds the bias" if held else "give --bias"
@@ -146,8 +147,8 @@ def quieted(dark, bias, seconds):
     of_dark = number(dark[1], "EXPTIME", "EXPOSURE")
     if not of_dark or of_dark < 0 or dark_scale(seconds, of_dark) <= 1.5:
         return dark
-    thin = None if bias is None else raw.sample(bias[0])[0]
-    held = raw.holds_bias(raw.sample(dark[0])[0], dark[1], thin)
+    thin = None if bias is None else raw.thin(bias[0])
+    held = raw.holds_bias(raw.thin(dark[0]), dark[1], thin)
     if held and bias is None:
         return dark
     header = dark[1].copy()
@@ -159,7 +160,7 @@ def quiet(dark, noise=None):
     """A bias-free dark whose noise does not grow when it is scaled up: pixels within 5 `noise` (or robust spreads) of
     the mean of their block of 32 x 32 get that mean; hot pixels and glow stay."""
     size, columns = 32, dark.shape[1]
-    thin, _ = raw.sample(dark)
+    thin = raw.thin(dark)
     noise, usual = noise or raw.spread(thin), float(np.nanmedian(thin))
     out = dark.astype("f4")
     for a in range(0, len(dark), size):
@@ -183,16 +184,16 @@ def response(flat, bias):
     Raises ValueError: no light in it, or a bias in it that would have to be subtracted and was not given.
     """
     data, header = flat
-    held, level = raw.said_bias(header), raw.good_level(raw.sample(data)[0])
+    held, level = raw.said_bias(header), raw.good_level(raw.thin(data))
     norm = number(header, "FLATNORM")
     if held is None:
-        held = bias is not None and level > 20 and level > float(np.nanmedian(raw.sample(bias[0])[0]))
+        held = bias is not None and level > 20 and level > float(np.nanmedian(raw.thin(bias[0])))
     if held and bias is None:
         raise ValueError("the flat still holds the bias; give --bias, or a flat without it")
     if held:
         zero, _ = fitted("bias", bias, header, data.shape, said_turn(bias[1], header))
         data = data - (zero / np.float32(norm) if norm else zero)
-        level = raw.good_level(raw.sample(data)[0])
+        level = raw.good_level(raw.thin(data))
     if not level > 0:
         raise ValueError("no light in the flat (its level is not above zero); give another --flat")
     return (data if norm and not held else data / np.float32(level)), header

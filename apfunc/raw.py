@@ -87,18 +87,28 @@ def pedestal(header, values):
 
 
 def sample(rows, shape=None):
-    """``(values, id)``: a thin sample of a frame as float32 (up to 64 rows, about 512 columns), and the first 10
-    hexadecimal digits of the SHA-1 of its size and of the sampled rows (all columns, as little-endian float32).
+    """``(values, id)``: a `thin` sample of a frame, and the first 10 hexadecimal digits of the SHA-1 of its size and of
+    the sampled rows (all columns, as little-endian float32).
 
     `rows` is rows-like, or with `shape` a function (a, b) -> rows.
     """
+    found, shape = _sampled(rows, shape)
+    found = [band.astype("<f4") for band in found]
+    digest = hashlib.sha1(repr(tuple(int(n) for n in shape)).encode())
+    for band in found:
+        digest.update(np.ascontiguousarray(band))
+    return np.concatenate([band[:, ::stride(shape)] for band in found]), digest.hexdigest()[:10]
+
+
+def thin(rows, shape=None):
+    """A thin sample of a frame as float32: up to 64 rows, about 512 columns; `rows` and `shape` as in `sample`."""
+    found, shape = _sampled(rows, shape)
+    return np.concatenate([band[:, ::stride(shape)] for band in found]).astype("f4", copy=False)
+
+
+def _sampled(rows, shape):
     read, shape = (rows, shape) if callable(rows) else (lambda a, b: rows[a:b], rows.shape)
-    digest, thin = hashlib.sha1(repr(tuple(int(n) for n in shape)).encode()), []
-    for a, b in bands(shape):
-        band = np.asarray(read(a, b)).astype("<f4")
-        digest.update(band.tobytes())
-        thin.append(band[:, ::stride(shape)])
-    return np.concatenate(thin), digest.hexdigest()[:10]
+    return [np.asarray(read(a, b)) for a, b in bands(shape)], shape
 
 
 def sample_base(base, shape):
