@@ -24,6 +24,7 @@ RAW    ?= data/$(NIGHT)
 CAL    ?=
 OUT    ?= nights/$(NIGHT)
 RUN    ?=
+BATCH  ?= 5
 KEEP   ?=
 DROP   ?=
 PYTHON ?= python3
@@ -45,7 +46,7 @@ help:
 #: goals      setup demo test bench · masters calibrate navigate quality resample coadd continuum composite report night
 #:            explain FRAME=name (what serves a frame, and why) · clean (removes OUT)
 #: variables  NIGHT, RAW, CAL (calibration folders or a library of masters), OUT, RUN (a prefix of every recipe, as srun),
-#:            KEEP and DROP (names of frames to accept or reject by hand), <stage>_FLAGS (options of a stage's command)
+#:            BATCH (frames a process takes), KEEP and DROP (names of frames to accept or reject by hand), <stage>_FLAGS (options of a stage's command)
 #: stages     combine readnoise badpix calibrate metadata debayer fixpix cosmics stars field astrometry quality grid
 #:            resample coadd continuum composite report; each is also a command: apfunc <stage> --help
 
@@ -89,7 +90,7 @@ explain: $(OUT)/night.mk
 # A stage's flags are a file that changes only when they do, and a prerequisite of what the stage makes.
 quality_FLAGS += $(if $(KEEP),--keep '$(KEEP)') $(if $(DROP),--drop '$(DROP)')
 flags = $(patsubst %,$(OUT)/flags/%,$(1))
-$(shell mkdir -p $(OUT)/flags)
+$(shell mkdir -p $(OUT)/flags $(OUT)/done)
 $(foreach s,$(STAGES),$(if $(subst x$(file <$(OUT)/flags/$(s)),,x$(strip $($(s)_FLAGS)))$(if $(wildcard $(OUT)/flags/$(s)),,new),\
   $(file >$(OUT)/flags/$(s),$(strip $($(s)_FLAGS)))))
 
@@ -97,7 +98,7 @@ ifeq (,$(filter clean,$(MAKECMDGOALS)))
 include $(OUT)/night.mk
 endif
 $(OUT)/night.mk: FORCE | $(filter .venv/%,$(APFUNC))
-	@$(APFUNC) plan $(if $(NIGHTS),$(RAW),'$(RAW)') $(addprefix --cal ,$(CAL)) $(addprefix --night ,$(subst +, ,$(NIGHT))) -o $(OUT)
+	@$(APFUNC) plan $(if $(NIGHTS),$(RAW),'$(RAW)') $(addprefix --cal ,$(CAL)) $(addprefix --night ,$(subst +, ,$(NIGHT))) --batch $(BATCH) -o $(OUT)
 .PHONY: FORCE
 
 # The prerequisites that are masters of a kind, as an option: $(call use,dark) is --dark OUT/masters/dark-….fits
@@ -113,39 +114,52 @@ $(OUT)/masters/readnoise.ecsv: $(call flags,readnoise)
 $(OUT)/masters/badpix-%.fits: $(call flags,badpix)
 	$(DO) badpix $(call use,bias) $(call use,dark) $(call use,flat) $(badpix_FLAGS) -o $@
 
-$(OUT)/calibrated/%.fits: $(OUT)/raw/%.fits $(call flags,calibrate metadata debayer fixpix cosmics)
-	$(DO) run $< -o $@ --record-failure \
+# Frames go through a process a batch at a time, for its start costs as much as a frame; done/STAGE-BATCH is when they last did.
+# When what they share has changed all are done, else those that are newer than what was made of them (--update).
+update = $(if $(filter-out $(addprefix $(OUT)/,$(addsuffix /%,lists $(1))),$?),,--update)
+
+$(OUT)/done/calibrate-%: $(call flags,calibrate metadata debayer fixpix cosmics)
+	$(DO) run $(raw) $(call update,raw) -o '$(OUT)/calibrated/{stem}.fits' --record-failure \
 	  : calibrate $(call use,bias) $(call use,dark) $(call use,flat) --table $(OUT)/masters/readnoise.ecsv $(calibrate_FLAGS) \
 	  : metadata $(metadata_FLAGS) $(colour) : fixpix $(if $(colour),,$(call use,badpix)) $(fixpix_FLAGS) : cosmics $(cosmics_FLAGS)
+	@touch $@
+$(OUT)/calibrated/%.fits: ;
 
 # Of a one-shot-colour frame each colour is a product of its own: NAME.cfaR.fits, NAME.cfaG.fits, NAME.cfaB.fits
-colour = $(strip $(foreach c,R G B,$(if $(filter %.cfa$(c).fits,$@),: debayer --channel $(c) $(call use,badpix) $(debayer_FLAGS))))
+colour = $(strip $(foreach c,R G B,$(if $(filter %.cfa$(c).fits,$(raw)),: debayer --channel $(c) $(call use,badpix) $(debayer_FLAGS))))
 
-$(OUT)/stars/%.fits: $(OUT)/calibrated/%.fits $(call flags,stars)
-	$(DO) stars $< $(stars_FLAGS) -o $@ --record-failure
+$(OUT)/done/stars-%: $(call flags,stars)
+	$(DO) stars $(filter $(OUT)/calibrated/%,$^) $(call update,calibrated) $(stars_FLAGS) -o '$(OUT)/stars/{stem}.fits' --record-failure
+	@touch $@
+$(OUT)/stars/%.fits: ;
 
-$(OUT)/fields/%.stamp: $(call flags,field)
+$(OUT)/done/field-%: $(call flags,field)
 	$(DO) field $(filter $(OUT)/stars/%,$^) $(field_FLAGS) -o $(OUT)/fields/$*.fits --record-failure
 	@touch $@
-$(OUT)/fields/%.fits: $(OUT)/fields/%.stamp ;
+$(OUT)/fields/%.fits: $(OUT)/done/field-% ;
 
-$(OUT)/navigated/%.fits $(OUT)/navigated/%.stars.fits: $(OUT)/calibrated/%.fits $(OUT)/stars/%.fits $(call flags,astrometry)
-	$(DO) astrometry $< --stars $(OUT)/stars/$*.fits --field $(filter $(OUT)/fields/%,$^) $(astrometry_FLAGS) \
-	  -o $(OUT)/navigated/$*.fits --stars-out $(OUT)/navigated/$*.stars.fits --record-failure
+$(OUT)/done/astrometry-%: $(call flags,astrometry)
+	$(DO) astrometry $(filter $(OUT)/calibrated/%,$^) $(call update,calibrated stars) --stars '$(OUT)/stars/{stem}.fits' \
+	  --field $(filter $(OUT)/fields/%,$^) $(astrometry_FLAGS) -o '$(OUT)/navigated/{stem}.fits' --stars-out '$(OUT)/navigated/{stem}.stars.fits' --record-failure
+	@touch $@
+$(OUT)/navigated/%.fits: ;
 
-$(OUT)/quality.stamp: $(call flags,quality)
+$(OUT)/done/quality: $(call flags,quality)
 	$(DO) quality $(filter-out %.stars.fits,$(filter $(OUT)/navigated/%,$^)) --inventory $(OUT)/frames.ecsv $(quality_FLAGS) -o $(OUT)/quality.csv --accepted $(OUT)/accepted
 	@touch $@
-$(OUT)/quality.csv: $(OUT)/quality.stamp ;
-$(OUT)/accepted/%.csv: $(OUT)/quality.stamp ;
+$(OUT)/quality.csv: $(OUT)/done/quality ;
+$(OUT)/accepted/%.csv: $(OUT)/done/quality ;
 
-$(OUT)/grids/%.stamp: $(call flags,grid)
+$(OUT)/done/grid-%: $(call flags,grid)
 	$(DO) grid $(filter $(OUT)/navigated/%,$^) $(grid_FLAGS) -o $(OUT)/grids/$*.fits --record-failure
 	@touch $@
-$(OUT)/grids/%.fits: $(OUT)/grids/%.stamp ;
+$(OUT)/grids/%.fits: $(OUT)/done/grid-% ;
 
-$(OUT)/resampled/%.fits: $(OUT)/navigated/%.fits $(call flags,resample)
-	$(DO) resample $< --like $(filter $(OUT)/grids/%,$^) $(call use,flat) $(resample_FLAGS) -o $@ --record-failure
+$(OUT)/done/resample-%: $(call flags,resample)
+	$(DO) resample $(filter $(OUT)/navigated/%,$^) $(call update,navigated) --like $(filter $(OUT)/grids/%,$^) $(call use,flat) $(resample_FLAGS) \
+	  -o '$(OUT)/resampled/{stem}.fits' --record-failure
+	@touch $@
+$(OUT)/resampled/%.fits: ;
 
 $(OUT)/coadd/%.fits: $(call flags,coadd)
 	$(DO) coadd $(filter $(OUT)/resampled/%,$^) --accepted $(OUT)/accepted/$*.csv $(coadd_FLAGS) -o $@ --record-failure

@@ -3,7 +3,7 @@
 import click
 
 from apfunc.command import IMAGES, command, step
-from apfunc.driver import about, each, image_of, mask_of, named, output_of, pairs_of, records_of
+from apfunc.driver import about, each, filled, image_of, mask_of, named, output_of, pairs_of, records_of
 from apfunc.options import choice, flag, given, number
 
 
@@ -130,38 +130,40 @@ def resample(like, flat, mask, **options):
     if like is None:
         raise click.UsageError("give the grid: --like FILE (an image, or what `apfunc grid` makes)")
     flat = image_of(flat)
+    with about(like):
+        grid = io.any_header(like)
 
     def work(image, planes):
-        image, weight, found = resample(image, io.any_header(like), mask_of(mask, image, planes), flat=flat, **given(options))
+        image, weight, found = resample(image, grid, mask_of(mask, image, planes), flat=flat, **given(options))
         return image, {"WEIGHT": weight, "MASK": found}
     return work
 
 
-@command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "record",
-         click.Option(["--regions"], metavar="FILE", help="Also write a ds9 region file."),
+@command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "update", "record",
+         click.Option(["--regions"], metavar="FILE", help="Also write a ds9 region file (or a template, as OUT)."),
          click.Option(["--psf"], metavar="FILE", help="Also write the modelled PSF (Moffat) as an image."),
          click.Option(["--epsf"], metavar="FILE", help="Also write the effective PSF (photutils) as an image."))
-def stars(images, mask, output, record_failure, regions, psf, epsf, **options):
+def stars(images, mask, output, update, record_failure, regions, psf, epsf, **options):
     """Find stars and measure position, flux, FWHM, ellipticity; writes the star table."""
     from apfunc import io
     from apfunc.stars import region, stars
 
-    def work(image, planes):
+    def work(source, image, planes):
         table = stars(image, mask_of(mask, image, planes), **given(options))
         if epsf:
             from apfunc.epsf import epsf as build
-            io.write(epsf, build(image, table))
-        return table,
+            io.write(filled(epsf, source), build(image, table))
+        return source, table
 
-    def write(target, table):
+    def write(target, source, table):
         io.write_table(target, table)
         if regions:
-            io.write_text(regions, region(table))
+            io.write_text(filled(regions, source), region(table))
         if psf:
             from astropy.io.fits import Header
             from apfunc.psf import psf_image
-            io.write(psf, (psf_image(table.meta), Header({"FWHM": table.meta.get("FWHM"), "BETA": table.meta.get("BETA")})))
-    each(pairs_of(images, output), work, record_failure, write)
+            io.write(filled(psf, source), (psf_image(table.meta), Header({"FWHM": table.meta.get("FWHM"), "BETA": table.meta.get("BETA")})))
+    each(pairs_of(images, output, update), named("stars", work), record_failure, write, lambda source: (source, *io.read_all(source)))
 
 
 @command(IMAGES, number("size", "PIXELS", "Largest side; a larger image is binned.", int), number("strength", "X", "More than 1 shows more of what is faint."), "output")

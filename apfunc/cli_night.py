@@ -8,15 +8,16 @@ import click
 
 from apfunc import __version__
 from apfunc.command import IMAGES, command
-from apfunc.driver import (about, complain, each, expand, make_folder, mask_of, named, output_of, pairs_of, read_table_of, record, say,
+from apfunc.driver import (about, complain, each, expand, filled, make_folder, mask_of, named, output_of, pairs_of, read_table_of, record, say,
                            with_image)
 from apfunc.options import OPTIONS, flag, given, number
 
 
 @command(click.Argument(["folders"], nargs=-1, required=True), click.Option(["--night"], required=True, multiple=True, metavar="DATE",
          help="Local noon-to-noon night, for example 2024-05-01; may be given several times."), click.Option(["--cal"], multiple=True, metavar="FOLDER", help="More calibration frames or a library of masters."),
+         number("batch", "N", "Lights that one process does (5).", int),
          click.Option(["-o", "--output"], required=True, metavar="FOLDER", help="Where the night's products go."))
-def plan(folders, night, cal, output):
+def plan(folders, night, cal, batch, output):
     """Read every header once; write the inventory frames.ecsv and make's prerequisites night.mk."""
     import json
     from apfunc import ingest
@@ -25,12 +26,12 @@ def plan(folders, night, cal, output):
             raise click.UsageError(f"{folder}: no such folder; give the folder of the raw frames")
     files, ignored = ingest.find([*folders, *cal])
     out, cache_file = Path(output), Path(output, ".plan.json")
-    state = json.loads(json.dumps([__version__, ingest.VERSION, night, files]))
+    state = json.loads(json.dumps([__version__, ingest.VERSION, night, batch, files]))
     known = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(cache_file.read_text())
     if known.get("state") == state and (out / "night.mk").exists() and (out / "frames.ecsv").exists():
-        return
+        return make_again(out)
     cache = known.get("records", {}) if known.get("state", [0, 0])[:2] == state[:2] else {}
     from apfunc import io
     from apfunc import plan as planning
@@ -40,19 +41,47 @@ def plan(folders, night, cal, output):
     for frame in frames:
         if not os.path.lexists(link := out / "raw" / f"{frame['name']}.fits"):  # a colour of a one-shot-colour frame
             os.symlink(f"{Path(frame['name']).stem}.fits", link)
-    (out / "lists").mkdir(exist_ok=True)
-    for name, group in groups.items():
-        io.write_text(out / "lists" / f"{name}.txt", "".join(f"{f['name']}\n" for f in group["frames"]), only_if_changed=True)
-    io.write_text(out / "lists" / "readnoise.txt", "".join(f"{n}\n" for n in sorted(groups)), only_if_changed=True)
+    batches = planning.batches(frames, batch or 5)
+    lists = {name: [f["name"] for f in some] for name, some in (batches | {n: g["frames"] for n, g in groups.items()}).items()}
+    write_lists(out, lists | {"readnoise": sorted(groups)})
     inventory(out / "frames.ecsv", frames)
-    io.write_text(out / "night.mk", planning.night_mk(frames, groups), only_if_changed=True)
+    io.write_text(out / "night.mk", planning.night_mk(frames, groups, batches), only_if_changed=True)
     io.write_text(cache_file, json.dumps({"state": state, "records": cache}))
+    make_again(out)
     lights = [f for f in frames if f["used"] and f["kind"] == "light"]
     say(f"plan: {len(lights)} lights of {len({f['target'] for f in lights})} targets, {len(groups)} masters to make or use"
         + (f"; {ignored} files ignored (not FITS)" if ignored else ""))
     for frame in frames:
         if frame["kind"] in ("unreadable", "unknown"):
             complain(f"{frame['raw']}: {frame['reason']}")
+
+
+def write_lists(out, lists):
+    """Write who is in each batch and each master, where it has changed; what is of no batch any more goes, its stamps with it."""
+    from apfunc import io
+    (out / "lists").mkdir(exist_ok=True)
+    for path in (out / "lists").glob("*.txt"):
+        if path.stem not in lists:
+            for stamp in (path, *(out / "done" / f"{stage}-{path.stem}" for stage in ("calibrate", "stars", "astrometry", "resample"))):
+                stamp.unlink(missing_ok=True)
+    for name, names in lists.items():
+        io.write_text(out / "lists" / f"{name}.txt", "".join(f"{n}\n" for n in names), only_if_changed=True)
+
+
+def make_again(out):
+    """What was deleted by hand is made again: make looks at the stamps in done/, so those of lost products must not stand."""
+    there = {f"{folder}/{name}" for folder in ("calibrated", "stars", "navigated", "resampled", "fields", "grids")
+             for name in (os.listdir(out / folder) if (out / folder).exists() else ())}
+    for line in (out / "night.mk").read_text().replace("$(OUT)/", "").splitlines():
+        products, _, needs = line.partition(": ")
+        if needs.startswith("done/") and (out / needs).exists() and not there.issuperset(products.split()):
+            os.utime(out / "lists" / f"{needs.partition('-')[2]}.txt")
+    for kind in ("field", "grid"):
+        for stamp in (out / "done").glob(f"{kind}-*"):
+            if f"{kind}s/{stamp.name.partition('-')[2]}.fits" not in there:
+                stamp.unlink()
+    if not (out / "quality.csv").exists() or not (out / "accepted").exists():
+        (out / "done" / "quality").unlink(missing_ok=True)
 
 
 INVENTORY = "name raw kind object target filter exptime temp binning camera night date_obs state used origin masters reason".split()
@@ -152,32 +181,38 @@ def field(images, catalog, cache, network, timeout, key, output, record_failure)
     io.write_table(output, found, only_if_changed=True)
 
 
-@command(IMAGES, click.Option(["--stars"], metavar="FILE", help="The frame's star table (default: measured now)."),
+@command(IMAGES, click.Option(["--stars"], metavar="FILE", help="The frame's star table, or a template as OUT (default: measured now)."),
          click.Option(["--field"], metavar="FILE", help="The target's field catalogue (default: made from this frame alone)."), *SKY, "output",
-         click.Option(["--stars-out"], metavar="FILE", help="Also write the star table with ra and dec."), "record")
-def astrometry(images, stars, field, catalog, cache, network, output, stars_out, record_failure):
+         click.Option(["--stars-out"], metavar="FILE", help="Also write the star table with ra and dec (or a template)."), "update", "record")
+def astrometry(images, stars, field, catalog, cache, network, output, stars_out, update, record_failure):
     """Solve a frame: a celestial WCS (TAN or TAN-SIP), zero point and flux scale in the header."""
     from apfunc import io
     from apfunc.astrometry import astrometry
+    pairs = pairs_of(images, output, update, stars)
+    if not pairs:
+        return
+    target_field = read_table_of(field)
 
-    def work(image, planes):
-        table = read_table_of(stars)
+    def read(source):  # with a star table the pixels need not be looked at
+        return source, *(io.read_all(source) if stars is None or source == "-" else (io.unread(source), None))
+
+    def work(source, image, planes):
+        table = read_table_of(filled(stars, source))
         if table is None:
             from apfunc.stars import stars as measure
             table = measure(image, mask_of(None, image, planes))
-        known = read_table_of(field)
+        known = target_field
         if known is None:
             from apfunc.field import field as build
             known = build([table], sky_around([table], catalog, cache, network))
-        image, table = astrometry(image, table, known)
-        return image, planes, table
+        return source, *astrometry(image, table, known), planes
 
-    def write(target, image, planes, table):
+    def write(target, source, image, table, planes):
         if stars_out:
-            make_folder(stars_out)
-            io.write_table(stars_out, table)
-        io.write(target, image, planes)
-    each(pairs_of(images, output), named("astrometry", work), record_failure, write)
+            make_folder(beside := filled(stars_out, source))
+            io.write_table(beside, table)
+        io.write(target, image, planes) if planes is not None else io.write_like(target, source, image[1])
+    each(pairs, named("astrometry", work), record_failure, write, read)
 
 
 @command(IMAGES, "inventory", "keep", "drop", number("min-transparency", "T", "Least transparency, the group's best being 1."),

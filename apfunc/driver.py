@@ -33,9 +33,9 @@ def say(message):
 
 def named(name, work):
     """`work`, whose ValueErrors say which stage they come from."""
-    def call(image, planes):
+    def call(*given):
         try:
-            return work(image, planes)
+            return work(*given)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     return call
@@ -129,25 +129,44 @@ def make_folder(target):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
 
 
-def pairs_of(images, output):
-    """``[(source, target), …]`` of a command, checked before any work."""
+def pairs_of(images, output, update=False, beside=None):
+    """``[(source, target), …]`` of a command, checked before any work.
+
+    update: leave out those whose target is newer than its source, and than what `beside` (a template, such as that of
+    --stars) names for it.
+    """
     sources = expand(images)
-    return list(zip(sources, targets(sources, output)))
+    pairs = list(zip(sources, targets(sources, output)))
+    return [p for p in pairs if not (update and p[0] != "-" and upto(p[1]) >= max(map(upto, [p[0], *filter(None, [filled(beside, p[0])])])))]
 
 
-def each(pairs, work, record_failure=False, write=None):
-    """Apply `work` to each source and write what comes back; a frame that fails does not stop the others.
+def upto(path):
+    """When a file, and the link that may lead to it, was written, in ns; 0 when it is not there."""
+    with contextlib.suppress(OSError):
+        return max(os.stat(path).st_mtime_ns, os.lstat(path).st_mtime_ns)
+    return 0
+
+
+def filled(template, source):
+    """The file that a template with {stem} and {dir} names for a source; None without one."""
+    from apfunc.names import stem
+    return template and template.replace("{stem}", stem(source)).replace("{dir}", os.path.dirname(source) or ".")
+
+
+def each(pairs, work, record_failure=False, write=None, read=None):
+    """Apply `work` to what `read` gives of each source (image, planes) and write what comes back; a frame that fails does
+    not stop the others.
 
     A frame fails with a ValueError, for its own content.  Anything else is an error of the stage or the
     machine and ends the command.  With `record_failure` the reason is written in place of the image.
     """
     from apfunc import io
-    write = write or io.write
+    write, read = write or io.write, read or io.read_all
     failed = 0
     for source, target in pairs:
         make_folder(target)
         try:
-            result = work(*io.read_all(source))
+            result = work(*read(source))
         except ValueError as error:
             if _root().get("verbose", 0) > 1:
                 raise

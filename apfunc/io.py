@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -95,6 +96,13 @@ def read_all(source, planes=tuple(PLANES)):
         return (data, clean_header(hdu, source)), found
 
 
+def unread(source):
+    """The image of a file without its pixels: the data are one NaN seen as an array of the right shape."""
+    import numpy as np
+    header, shape = read_header(source)
+    return np.broadcast_to(np.float32(np.nan), shape), header
+
+
 def read_header(source):
     """The header of the first 2-D image, without storage keywords, and the image's shape."""
     with opened(source, memmap=str(source) != "-") as hdus:
@@ -177,6 +185,26 @@ def write(target, image, planes=None):
         return write_bytes(target, stream.getbuffer())
     with replacing(target) as temporary:
         hdus.writeto(temporary, overwrite=True)
+
+
+def write_like(target, source, header):
+    """Write the image and the planes of the file `source` with another header: the bytes of ``write(target, (data, header),
+    planes)``.  Where `source` was written by `write`, its pixels are copied unread.
+    """
+    with opened(source) as hdus:
+        main, *planes = hdus
+        plain = main.is_image and main.header["BITPIX"] == -32 and len(main.shape) == 2 and "BSCALE" not in main.header
+        if str(target) == "-" or not plain or [h.name for h in planes] != [name for name in PLANES if name in hdus]:
+            (data, _), found = read_all(source)
+            return write(target, (data, header), found)
+        new = _hdus((unread(source)[0], header), {h.name: h.section[:1, :1] for h in planes})
+        new.update_extend()
+        head = new[0].header.tostring().encode("ascii")
+        start = main.fileinfo()["datLoc"]
+    with replacing(target) as temporary, open(temporary, "wb") as out, open(source, "rb") as stream:
+        out.write(head)
+        stream.seek(start)
+        shutil.copyfileobj(stream, out, 1 << 20)
 
 
 def read_table(source):

@@ -221,7 +221,24 @@ def why(frame, group, kind):
 
 # ---------------------------------------------------------------------------------------------- night.mk
 
-def night_mk(frames, groups):
+def batches(frames, size=5):
+    """The lights of the night by batches of at most `size`, {name: frames}: those of a batch are of one target and filter and
+    share their masters, so that one process does them all."""
+    alike = {}
+    for frame in frames:
+        if frame["used"] and frame["kind"] in ("light", "unreadable"):
+            key = frame["target"], frame["filter"] or "none", frame["masters"], str(frame["camera"]), bool(frame["bayer"]), frame["kind"]
+            alike.setdefault(key, []).append(frame)
+    found = {}
+    for (target, filter, *_), some in sorted(alike.items()):
+        some.sort(key=lambda f: f["name"])
+        count, before = -(-len(some) // size), len(found)
+        for k in range(count):
+            found[safe(f"{target}-{filter}-{before + k + 1}")] = some[k * len(some) // count:(k + 1) * len(some) // count]
+    return found
+
+
+def night_mk(frames, groups, batches):
     """The text of night.mk: ``target: prerequisites`` lines only; every name in it is safe for make."""
     out, lights, lines, goals = "$(OUT)", [f for f in frames if f["used"] and f["kind"] in ("light", "unreadable")], [], {}
 
@@ -245,25 +262,31 @@ def night_mk(frames, groups):
         if served:
             rule("masters", f"{out}/masters/badpix-{camera}.fits", *map(master, sorted(served)))
     targets, stacks = {}, {}
-    for frame in lights:
-        name, served = frame["name"], frame["masters"].split()
-        own = [f"{out}/masters/badpix-{frame['camera']}.fits"] if badpix[frame["camera"]] else []
+    for batch, some in batches.items():
+        names, served, target = [f["name"] for f in some], some[0]["masters"].split(), some[0]["target"]
+        own = [f"{out}/masters/badpix-{some[0]['camera']}.fits"] if badpix[some[0]["camera"]] else []
         flat = [master(n) for n in served if groups[n]["kind"] == "flat"]
-        rule("calibrate", f"{out}/calibrated/{name}.fits", f"{out}/raw/{name}.fits", *map(master, served), *own, f"{out}/masters/readnoise.ecsv")
-        rule("navigate", f"{out}/navigated/{name}.fits", f"{out}/fields/{frame['target']}.fits")
-        lines.append(f"{out}/navigated/{name}.stars.fits: {out}/fields/{frame['target']}.fits")
-        rule("resample", f"{out}/resampled/{name}.fits", f"{out}/grids/{frame['target']}.fits", *flat)
-        lines.append(f"{out}/raw/{name}.fits:")
-        targets.setdefault(frame["target"], []).append(name)
-        if frame["kind"] == "light":
-            stacks.setdefault((frame["target"], safe(frame["filter"] or "none")), []).append(name)
+
+        def stage(goal, command, folder, needs, *shared, endings=(".fits",)):
+            made = [f"{out}/{folder}/{n}{e}" for n in names for e in endings]
+            rule(goal, " ".join(made), f"{out}/done/{command}-{batch}")
+            lines.append(f"{out}/done/{command}-{batch}: {out}/lists/{batch}.txt {' '.join(f'{out}/{need}/{n}.fits' for need in needs for n in names)} "
+                         + " ".join(shared))
+        stage("calibrate", "calibrate", "calibrated", ["raw"], *map(master, served), *own, f"{out}/masters/readnoise.ecsv")
+        stage("stars", "stars", "stars", ["calibrated"])
+        stage("navigate", "astrometry", "navigated", ["calibrated", "stars"], f"{out}/fields/{target}.fits", endings=(".fits", ".stars.fits"))
+        stage("resample", "resample", "resampled", ["navigated"], f"{out}/grids/{target}.fits", *flat)
+        lines += [f"{out}/raw/{n}.fits:" for n in names]
+        targets.setdefault(target, []).extend(names)
+        if some[0]["kind"] == "light":
+            stacks.setdefault((target, safe(some[0]["filter"] or "none")), []).extend(names)
     for target, names in sorted(targets.items()):
-        lines.append(f"{out}/fields/{target}.stamp: {' '.join(f'{out}/stars/{n}.fits' for n in names)}")
-        lines.append(f"{out}/grids/{target}.stamp: {' '.join(f'{out}/navigated/{n}.fits' for n in names)}")
-    every = [f["name"] for f in lights]
-    lines.append(f"{out}/quality.stamp: {out}/frames.ecsv {' '.join(f'{out}/navigated/{n}.fits {out}/navigated/{n}.stars.fits' for n in every)}")
+        lines.append(f"{out}/done/field-{target}: {' '.join(f'{out}/stars/{n}.fits' for n in sorted(names))}")
+        lines.append(f"{out}/done/grid-{target}: {' '.join(f'{out}/navigated/{n}.fits' for n in sorted(names))}")
+    every = sorted(f["name"] for f in lights)
+    lines.append(f"{out}/done/quality: {out}/frames.ecsv {' '.join(f'{out}/navigated/{n}.fits {out}/navigated/{n}.stars.fits' for n in every)}")
     for (target, filter), names in sorted(stacks.items()):
-        rule("coadd", f"{out}/coadd/{target}-{filter}.fits", f"{out}/accepted/{target}-{filter}.csv", *[f"{out}/resampled/{n}.fits" for n in names])
+        rule("coadd", f"{out}/coadd/{target}-{filter}.fits", f"{out}/accepted/{target}-{filter}.csv", *[f"{out}/resampled/{n}.fits" for n in sorted(names)])
     pictures(stacks, rule, out)
     products = [t for goal in ("masters", "coadd", "continuum", "composite") for t in goals.get(goal, []) if t.endswith((".fits", ".png", ".ecsv"))]
     lines.append(f"{out}/report.html: {out}/quality.csv {out}/frames.ecsv {' '.join(products)}")

@@ -116,3 +116,13 @@ def test_a_colour_carries_its_mask(frames):
     apfunc("debayer", "m.fits", "--channel", "G", "--method", "superpixel", "-o", "half.fits", folder=frames, check=0)
     assert np.array_equal(fits.getdata(frames / "full.fits", "MASK"), np.eye(8) * 4 + bad)
     assert np.array_equal(fits.getdata(frames / "half.fits", "MASK"), np.eye(4) * 4)
+
+
+def test_update_does_only_what_is_newer(frames):
+    words = ["debayer", "*.fit", "--channel", "R", "-o", "out/{stem}.fits", "--update"]
+    apfunc(*words, folder=frames, check=0)
+    times = {p.name: p.stat().st_mtime_ns for p in (frames / "out").iterdir()}
+    assert not apfunc(*words, folder=frames, check=0).stderr
+    os.utime(frames / "b.fit")
+    apfunc("run", *words[1:2], *words[4:], ":", "debayer", "--channel", "R", folder=frames, check=0)
+    assert [name for name in times if (frames / "out" / name).stat().st_mtime_ns != times[name]] == ["b.fits"]

@@ -121,3 +121,20 @@ def test_odd_header_cards_do_not_cost_the_frame(tmp_path):
     assert header["OBJECT"] == "x" and data.sum() == 16
     io.write(tmp_path / "out.fits", (data, header))
     assert io.read(tmp_path / "out.fits")[1]["OBJECT"] == "x"
+
+
+def test_write_like_gives_the_bytes_of_write(tmp_path):
+    data, mask = np.arange(12, dtype="f4").reshape(3, 4), np.eye(3, 4, dtype="u1")
+    header = fits.Header({"OBJECT": "M1", "RAWFILE": "a.fit"})
+    for name, planes in (("plain", {}), ("masked", {"MASK": mask}), ("all", {"MASK": mask, "WEIGHT": data})):
+        io.write(tmp_path / f"{name}.fits", (data, header), planes)
+        new = io.read_header(tmp_path / f"{name}.fits")[0]
+        new["CRVAL1"] = 12.5
+        io.write_like(tmp_path / "copied.fits", tmp_path / f"{name}.fits", new)
+        io.write(tmp_path / "written.fits", (data, new), planes)
+        assert (tmp_path / "copied.fits").read_bytes() == (tmp_path / "written.fits").read_bytes()
+    fits.PrimaryHDU(data.astype("i2")).writeto(tmp_path / "integers.fits")  # not ours: read and written
+    io.write_like(tmp_path / "copied.fits", tmp_path / "integers.fits", header)
+    assert np.array_equal(io.read(tmp_path / "copied.fits")[0], data)
+    shape_only, said = io.unread(tmp_path / "masked.fits")
+    assert shape_only.shape == (3, 4) and said["OBJECT"] == "M1"

@@ -161,12 +161,28 @@ def test_drop_by_hand_wins(night):
 
 
 def test_a_deleted_product_comes_back_the_same(night):
-    before = content(night)
+    before, times = content(night), state(night)
     name = lights(night)[0]
     (night / f"calibrated/{name}.fits").unlink()
     (night / "coadd/NGC_6888-R.fits").unlink()
     make(night)
     assert content(night) == before
+    assert {d for d in redone(times, state(night)) if d.startswith("calibrated/")} == {f"calibrated/{name}.fits"}
+    for lost in ("fields/NGC_6888.fits", "grids/NGC_6888.fits", "quality.csv"):
+        (night / lost).unlink()
+    shutil.rmtree(night / "accepted")
+    make(night)
+    assert content(night) == before
+
+
+def test_batches_of_any_size_give_the_same(night):
+    before = content(night)
+    make(night, "BATCH=1")
+    assert content(night) == before
+    times = state(night)
+    os.utime(night.parent / "raw" / f"{lights(night)[1]}.fit")
+    make(night, "BATCH=2")
+    assert content(night) == before and {d for d in redone(times, state(night)) if d.startswith("resampled/")} == {f"resampled/{lights(night)[1]}.fits"}
 
 
 def test_jobs_and_kills_do_not_change_a_byte(first, tmp_path):
