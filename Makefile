@@ -114,9 +114,10 @@ $(OUT)/masters/readnoise.ecsv: $(call flags,readnoise)
 $(OUT)/masters/badpix-%.fits: $(call flags,badpix)
 	$(DO) badpix $(call use,bias) $(call use,dark) $(call use,flat) $(badpix_FLAGS) -o $@
 
-# Frames go through a process a batch at a time, for its start costs as much as a frame; done/STAGE-BATCH is when they last did.
-# When what they share has changed all are done, else those that are newer than what was made of them (--update).
-update = $(if $(filter-out $(addprefix $(OUT)/,$(addsuffix /%,lists $(1))),$?),,--update)
+# Frames go through a process a batch at a time, for its start costs as much as a frame.  make sees to the batch, whose file in
+# done/ says when it was last looked at; --update does those of its frames that are newer than what was made of them, or all
+# when something newer is shared by them all: $(call update,raw) for a batch of raw frames.
+update = --update --shared '$(filter-out $(addprefix $(OUT)/,$(addsuffix /%,lists $(1))),$^)'
 
 $(OUT)/done/calibrate-%: $(call flags,calibrate metadata debayer fixpix cosmics)
 	$(DO) run $(raw) $(call update,raw) -o '$(OUT)/calibrated/{stem}.fits' --record-failure \

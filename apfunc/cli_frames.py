@@ -139,11 +139,11 @@ def resample(like, flat, mask, **options):
     return work
 
 
-@command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "update", "record",
+@command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "update", "shared", "record",
          click.Option(["--regions"], metavar="FILE", help="Also write a ds9 region file (or a template, as OUT)."),
          click.Option(["--psf"], metavar="FILE", help="Also write the modelled PSF (Moffat) as an image."),
          click.Option(["--epsf"], metavar="FILE", help="Also write the effective PSF (photutils) as an image."))
-def stars(images, mask, output, update, record_failure, regions, psf, epsf, **options):
+def stars(images, mask, output, update, shared, record_failure, regions, psf, epsf, **options):
     """Find stars and measure position, flux, FWHM, ellipticity; writes the star table."""
     from apfunc import io
     from apfunc.stars import region, stars
@@ -163,7 +163,7 @@ def stars(images, mask, output, update, record_failure, regions, psf, epsf, **op
             from astropy.io.fits import Header
             from apfunc.psf import psf_image
             io.write(filled(psf, source), (psf_image(table.meta), Header({"FWHM": table.meta.get("FWHM"), "BETA": table.meta.get("BETA")})))
-    each(pairs_of(images, output, update), named("stars", work), record_failure, write, lambda source: (source, *io.read_all(source)))
+    each(pairs_of(images, output, update, shared), named("stars", work), record_failure, write, lambda source: (source, *io.read_all(source)))
 
 
 @command(IMAGES, number("size", "PIXELS", "Largest side; a larger image is binned.", int), number("strength", "X", "More than 1 shows more of what is faint."), "output")

@@ -183,12 +183,12 @@ def field(images, catalog, cache, network, timeout, key, output, record_failure)
 
 @command(IMAGES, click.Option(["--stars"], metavar="FILE", help="The frame's star table, or a template as OUT (default: measured now)."),
          click.Option(["--field"], metavar="FILE", help="The target's field catalogue (default: made from this frame alone)."), *SKY, "output",
-         click.Option(["--stars-out"], metavar="FILE", help="Also write the star table with ra and dec (or a template)."), "update", "record")
-def astrometry(images, stars, field, catalog, cache, network, output, stars_out, update, record_failure):
+         click.Option(["--stars-out"], metavar="FILE", help="Also write the star table with ra and dec (or a template)."), "update", "shared", "record")
+def astrometry(images, stars, field, catalog, cache, network, output, stars_out, update, shared, record_failure):
     """Solve a frame: a celestial WCS (TAN or TAN-SIP), zero point and flux scale in the header."""
     from apfunc import io
     from apfunc.astrometry import astrometry
-    pairs = pairs_of(images, output, update, stars)
+    pairs = pairs_of(images, output, update, shared, stars)
     if not pairs:
         return
     target_field = read_table_of(field)

@@ -45,11 +45,11 @@ def step(*options):
         params = [OPTIONS[o] if isinstance(o, str) else o for o in options]
         STEPS[name] = click.Command(name, params=params, callback=function, help=function.__doc__)
 
-        def run_step(images, output, update, record_failure, **values):
-            if pairs := pairs_of(images, output, update):
+        def run_step(images, output, update, shared, record_failure, **values):
+            if pairs := pairs_of(images, output, update, shared):
                 each(pairs, named(name, function(**values)), record_failure)
 
-        cli.add_command(click.Command(name, params=[IMAGES, *params, OPTIONS["output"], OPTIONS["update"], OPTIONS["record"]],
+        cli.add_command(click.Command(name, params=[IMAGES, *params, OPTIONS["output"], OPTIONS["update"], OPTIONS["shared"], OPTIONS["record"]],
                                       callback=run_step, help=function.__doc__))
         return function
     return decorate
@@ -68,11 +68,11 @@ def run(ctx, words):
     parts = [[]]
     for word in words:
         parts.append([]) if word == ":" else parts[-1].append(word)
-    first = click.Command("run", params=[IMAGES, OPTIONS["output"], OPTIONS["update"], OPTIONS["record"]], help=run.help, callback=lambda **v: v)
+    first = click.Command("run", params=[IMAGES, OPTIONS["output"], OPTIONS["update"], OPTIONS["shared"], OPTIONS["record"]], help=run.help, callback=lambda **v: v)
     values = first.invoke(first.make_context("run", parts[0], parent=ctx.parent))
     if len(parts) == 1:
         raise click.UsageError("no steps; for example: apfunc run raw.fit -o out.fits : calibrate --dark d.fits : cosmics")
-    pairs = pairs_of(values["images"], values["output"], values["update"])
+    pairs = pairs_of(values["images"], values["output"], values["update"], values["shared"])
     steps = []
     for part in parts[1:]:
         if not part or part[0] not in STEPS:

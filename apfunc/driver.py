@@ -129,15 +129,18 @@ def make_folder(target):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
 
 
-def pairs_of(images, output, update=False, beside=None):
+def pairs_of(images, output, update=False, shared="", beside=None):
     """``[(source, target), …]`` of a command, checked before any work.
 
-    update: leave out those whose target is newer than its source, and than what `beside` (a template, such as that of
-    --stars) names for it.
+    update: leave out those whose target is not older than its source, nor than any file of `shared` (spaces between), nor
+    than what `beside` (a template, such as that of --stars) names for it.
     """
     sources = expand(images)
     pairs = list(zip(sources, targets(sources, output)))
-    return [p for p in pairs if not (update and p[0] != "-" and upto(p[1]) >= max(map(upto, [p[0], *filter(None, [filled(beside, p[0])])])))]
+    if not update:
+        return pairs
+    others = max(map(upto, shared.split()), default=0)
+    return [(s, t) for s, t in pairs if s == "-" or upto(t) < max(upto(s), others, upto(filled(beside, s)) if beside else 0)]
 
 
 def upto(path):

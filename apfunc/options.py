@@ -34,6 +34,7 @@ OPTIONS = {
     "keep": Option(["--keep"], metavar="NAMES", default="", help="Frames to accept whatever is measured (names with spaces between)."),
     "drop": Option(["--drop"], metavar="NAMES", default="", help="Frames to reject whatever is measured."),
     "update": Option(["--update"], is_flag=True, help="Only images that are newer than what was made of them."),
+    "shared": Option(["--shared"], metavar="FILES", default="", help="With --update: all images, when one of these (spaces between) is newer."),
     # what becomes of a frame that cannot be done
     "record": Option(["--record-failure"], is_flag=True, help="A frame that cannot be done is no error: its output holds the "
                      "reason and no image (make uses this)."),
