@@ -48,11 +48,8 @@ def _by_stars(data, clearest, skies, noises, saturates, catalog, header, window)
     first = int(np.argmax(np.median(flux / error, axis=1)))
     trust = np.minimum((flux / error).min(0), 30)
     ratios = np.log(flux / flux[first])
-    colour = (
-        None
-        if catalog is None
-        else _colours(x[good] + (window[1].start or 0), y[good] + (window[0].start or 0), catalog, header)
-    )
+    colour = (None if catalog is None else _colours(x[good] + (window[1].start or 0), y[good] +
+                                                    (window[0].start or 0), catalog, header))
     grey = [_middle(r, trust) if colour is None else _at_sun(colour, r, trust) for r in ratios]
     return np.exp(-np.array(grey)), int(good.sum())
 
@@ -95,11 +92,8 @@ def _by_signal(data, skies, noises):
     """Factors that bring the brighter parts of the images to one level, none by so much that its noise takes over."""
     levels = []
     for d, sky, noise in zip(data, skies, noises):
-        small = (
-            d[: d.shape[0] // 8 * 8, : d.shape[1] // 8 * 8].reshape(d.shape[0] // 8, 8, -1, 8)
-            if min(d.shape) >= 16
-            else d[:, None, :, None]
-        )
+        small = (d[:d.shape[0] // 8 * 8, :d.shape[1] // 8
+                   * 8].reshape(d.shape[0] // 8, 8, -1, 8) if min(d.shape) >= 16 else d[:, None, :, None])
         blocks = np.median(small.transpose(0, 2, 1, 3).reshape(-1, small.shape[1] * small.shape[3]), axis=1)
         blocks = blocks[np.isfinite(blocks)]
         levels.append(max(np.quantile(blocks, 0.98) - sky if blocks.size else 0, 0.5 * noise, 1e-30))

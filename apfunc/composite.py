@@ -22,21 +22,8 @@ from apfunc.palette import palette_for, palettes_for  # noqa: F401
 STRETCHES = ("auto", "arcsinh", "linear")
 
 
-def composite(
-    images,
-    palette=None,
-    stretch="auto",
-    balance="stars",
-    weights=None,
-    ha=None,
-    soft=None,
-    white=None,
-    strength=1.0,
-    saturation=1.0,
-    denoise=0.6,
-    crop=True,
-    catalog=None,
-):
+def composite(images, palette=None, stretch="auto", balance="stars", weights=None, ha=None, soft=None, white=None,
+              strength=1.0, saturation=1.0, denoise=0.6, crop=True, catalog=None):
     """A colour picture ``(rgb, header)`` of images on one grid: uint16 (rows, columns, 3), sRGB-like display values.
 
     images   dict from filter name (or role: R, G, B, L, Ha) to image (data, header), or a list of images whose FILTER
@@ -73,12 +60,11 @@ def composite(
     if not np.isfinite(skies).all():
         raise ValueError("no sky to be seen in the common area; check the stacks")
     saturates = [number(images[f][1], "SATURATE") for f in used]
-    weight, how, count = balanced(
-        data, skies, noises, saturates, used, roles, balance, weights, catalog, images[used[0]][1], window
-    )
+    weight, how, count = balanced(data, skies, noises, saturates, used, roles, balance, weights, catalog,
+                                  images[used[0]][1], window)
     mix, light, ha = _mixture(used, roles, weight, noises, ha)
     full = [None if s is None else s - sky for s, sky in zip(saturates, skies)]
-    noise = float(np.sqrt(((light * noises) ** 2).sum()))
+    noise = float(np.sqrt(((light * noises)**2).sum()))
     curve = _curve(stretch, data, skies, light, noise * (1 - 0.9 * denoise), soft, white, strength)
     rgb = render(data, skies, full, mix, light, noise, curve, saturation, denoise, narrow(roles))
     return rgb, _header(images, used, roles, window, name, note, stretch, weight, how, count, ha, curve)
@@ -91,10 +77,8 @@ def _named(images):
         raise ValueError("no images; a composite needs at least one")
     shapes = {np.shape(d) for d, _ in images.values()}
     if len(shapes) > 1:
-        raise ValueError(
-            f"the images are of different sizes ({', '.join(f'{s[1]}x{s[0]}' for s in sorted(shapes))}); "
-            "resample all to one grid"
-        )
+        raise ValueError(f"the images are of different sizes ({', '.join(f'{s[1]}x{s[0]}' for s in sorted(shapes))}); "
+                         "resample all to one grid")
     return {name: (np.asarray(d).astype("f4", copy=False), h) for name, (d, h) in images.items()}
 
 
@@ -107,7 +91,7 @@ def _mixture(used, roles, weight, noises, ha):
     colour.setdefault("G", (colour["R"] + colour["B"]) / 2)
     if "Ha" in colour:
         broad = "G" if band(roles["G"]) == "r" else "R"  # the band that holds the line
-        sigma = {role: np.sqrt(((colour[role] * noises) ** 2).sum()) for role in ("R", "Ha")}
+        sigma = {role: np.sqrt(((colour[role] * noises)**2).sum()) for role in ("R", "Ha")}
         ha = float(np.clip(sigma["R"] / (sigma["R"] + sigma["Ha"]), 0.1, 0.6)) if ha is None else float(ha)
         line = ha * (colour["Ha"] - colour[broad])
         colour["R"] = colour["R"] + line
@@ -130,20 +114,8 @@ def _curve(kind, data, skies, light, noise, soft, white, strength):
 
 def _header(images, used, roles, window, name, note, kind, weight, how, count, ha, curve):
     header = images[used[0]][1].copy()
-    for key in (
-        "FILTER",
-        "EXPTIME",
-        "EXPOSURE",
-        "NCOMBINE",
-        "EGAIN",
-        "RDNOISE",
-        "SATURATE",
-        "MAGZP",
-        "MAGZPERR",
-        "BUNIT",
-        "FWHM",
-        "SKYLEVEL",
-    ):
+    for key in ("FILTER", "EXPTIME", "EXPOSURE", "NCOMBINE", "EGAIN", "RDNOISE", "SATURATE", "MAGZP", "MAGZPERR",
+                "BUNIT", "FWHM", "SKYLEVEL"):
         header.remove(key, ignore_missing=True)
     x0, y0 = (window[i].indices(images[used[0]][0].shape[1 - i])[0] for i in (1, 0))
     for key, shift in (("CRPIX1", x0), ("CRPIX2", y0)):
@@ -161,9 +133,7 @@ def _header(images, used, roles, window, name, note, kind, weight, how, count, h
     header["WHITE"] = (float(f"{curve[2]:.6g}"), "intensity shown white")
     if ha is not None:
         header["HASHARE"] = (round(ha, 4), "share of H-alpha in red")
-    header["CROPX0"], header["CROPY0"] = (
-        (int(x0), "columns cropped on the left"),
-        (int(y0), "rows cropped at the bottom"),
-    )
+    header["CROPX0"], header["CROPY0"] = ((int(x0), "columns cropped on the left"), (int(y0),
+                                                                                     "rows cropped at the bottom"))
     history(header, "composite", palette=name, stretch=kind, balance=how)
     return header

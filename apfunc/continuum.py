@@ -62,12 +62,10 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     out -= np.float32(starflux.sky(out)[0])  # without stars in it, the sky shows more truly
 
     _describe(header, cont[1], s, error, source, by_stars, by_pixels, measured)
-    for key, value, comment in (
-        ("CONTSKYL", skyl, "[adu] sky removed from the narrow band"),
-        ("CONTSKYC", skyc, "[adu] sky removed from the broad band"),
-        ("CONTFWL", widths[0], "[pixel] FWHM of the narrow band"),
-        ("CONTFWC", widths[1], "[pixel] FWHM of the broad band"),
-    ):
+    for key, value, comment in (("CONTSKYL", skyl, "[adu] sky removed from the narrow band"),
+                                ("CONTSKYC", skyc, "[adu] sky removed from the broad band"),
+                                ("CONTFWL", widths[0], "[pixel] FWHM of the narrow band"),
+                                ("CONTFWC", widths[1], "[pixel] FWHM of the broad band")):
         _put(header, key, value, comment)
     header["CONTCONV"] = (convolved, "image convolved to match the PSFs")
     for key in ("EGAIN", "RDNOISE", "SATURATE"):
@@ -80,8 +78,7 @@ def _same_grid(line, cont):
     (a, one), (b, two) = line, cont
     if np.shape(a) != np.shape(b):
         raise ValueError(
-            f"the images are {a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]} pixels; resample both to one grid"
-        )
+            f"the images are {a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]} pixels; resample both to one grid")
     if not np.isfinite(a).any() or not np.isfinite(b).any():
         raise ValueError("one of the images holds no value at all; check its stack")
     for key, tolerance in GRID.items():
@@ -108,7 +105,7 @@ def _places(one, two, noisel, noisec, stars):
         good = np.asarray(stars["flags"] == 0) if "flags" in stars.colnames else np.ones(len(stars), bool)
         x, y = (np.rint(np.asarray(stars[c], "f8")[good]).astype(int) for c in ("x", "y"))
         inside = (x >= 12) & (y >= 12) & (x < one.shape[1] - 12) & (y < one.shape[0] - 12)
-        return x[inside][: starflux.MOST], y[inside][: starflux.MOST]
+        return x[inside][:starflux.MOST], y[inside][:starflux.MOST]
     both = one / max(noisel, 1e-9) + two / max(noisec, 1e-9)
     return starflux.peaks(both, np.sqrt(2))
 
@@ -117,19 +114,11 @@ def _matched(one, two, x, y, shapes, widths, noises, radius):
     """Both images with one PSF, and which of them was convolved for it."""
     flux, error, half = np.array([starflux.fluxes(d, x, y, radius) for d in (one, two)]).transpose(1, 0, 2)
     good = starflux.good_stars(flux, error, half)
-    good[good] = starflux.slope(flux[1, good], error[1, good], flux[0, good], error[0, good])[
-        2
-    ]  # not those with a nebula on them
+    good[good] = starflux.slope(flux[1, good], error[1, good], flux[0, good],
+                                error[0, good])[2]  # not those with a nebula on them
     a, b = (0, 1) if widths[0] <= widths[1] else (1, 0)
-    kernel = psfmatch.kernel(
-        (one, two)[a],
-        (one, two)[b],
-        x[good],
-        y[good],
-        (shapes[a], shapes[b]),
-        flux[[a, b]][:, good],
-        (noises[a], noises[b]),
-    )
+    kernel = psfmatch.kernel((one, two)[a], (one, two)[b], x[good], y[good], (shapes[a], shapes[b]),
+                             flux[[a, b]][:, good], (noises[a], noises[b]))
     soft = psfmatch.convolve((one, two)[a], kernel)
     return (soft, two, "line") if a == 0 else (one, soft, "continuum")
 
@@ -138,9 +127,8 @@ def _from_stars(one, two, x, y, radius, gains):
     """(scale, error) from the stars, and (line flux, continuum flux, error) of those used."""
     if len(x) == 0:
         return (np.nan, np.nan), (np.zeros(0),) * 3
-    flux, error, half = np.array(
-        [starflux.fluxes(d, x, y, radius, g) for d, g in ((one, gains[0]), (two, gains[1]))]
-    ).transpose(1, 0, 2)
+    flux, error, half = np.array([starflux.fluxes(d, x, y, radius, g)
+                                  for d, g in ((one, gains[0]), (two, gains[1]))]).transpose(1, 0, 2)
     (fl, fc), (el, ec) = flux, error
     good = starflux.good_stars(flux, error, half, (2, 5))
     s, _, _ = starflux.slope(fc[good], ec[good], fl[good], el[good])
@@ -180,14 +168,14 @@ def _from_pixels(one, two, radius):
     s, formal, used = starflux.slope(b, errors[1], a, errors[0], clip=3.0, start=0.3, most=0.2)
     part = 3 * (3 * y // bad.shape[0]) + 3 * x // bad.shape[1]
     without = [used & (part != k) for k in np.unique(part[used])]
-    left = np.array([(a[w] * b[w]).sum() / (b[w] ** 2).sum() for w in without if w.any()])
-    spread = np.sqrt((len(left) - 1) * np.mean((left - left.mean()) ** 2)) if len(left) > 2 else 3 * formal
+    left = np.array([(a[w] * b[w]).sum() / (b[w]**2).sum() for w in without if w.any()])
+    spread = np.sqrt((len(left) - 1) * np.mean((left - left.mean())**2)) if len(left) > 2 else 3 * formal
     return s, float(max(formal, spread))
 
 
 def _blocks(data):
     """Means of blocks of 2 x 2 pixels; NaN where one of them is."""
-    data = data[: len(data) // 2 * 2, : data.shape[1] // 2 * 2]
+    data = data[:len(data) // 2 * 2, :data.shape[1] // 2 * 2]
     down = data[::2] + data[1::2]
     return (down[:, ::2] + down[:, 1::2]) / 4
 
@@ -225,17 +213,12 @@ def _describe(header, cont, s, error, source, by_stars, by_pixels, measured):
         _put(header, "CONTDIFF", difference, "[sigma] stars - pixels")
         header["CONTAGRE"] = (bool(abs(difference) <= AGREE), "do the two factors agree")
     if len(fl):
-        weight = (s * fc / el) ** 2
-        _put(
-            header,
-            "CONTRESI",
-            np.average((fl - s * fc) / (s * fc), weights=weight) if s else None,
-            "mean flux left in stars, of continuum flux",
-        )
-    for key, name, comment in (
-        ("CONTFILE", "RAWFILE", "the broad band"),
-        ("CONTFILT", "FILTER", "filter of the broad band"),
-    ):
+        weight = (s * fc / el)**2
+        _put(header, "CONTRESI",
+             np.average((fl - s * fc) / (s * fc), weights=weight) if s else None,
+             "mean flux left in stars, of continuum flux")
+    for key, name, comment in (("CONTFILE", "RAWFILE", "the broad band"), ("CONTFILT", "FILTER",
+                                                                           "filter of the broad band")):
         if text(cont, name):
             header[key] = (text(cont, name), comment)
 

@@ -27,7 +27,7 @@ def render(data, skies, full, mix, light, noise, curve, saturation, denoise, nar
             shown = np.float32(stretch.SKY) + bright * stretch.factor(bright, *curve[:2])
             shown = np.clip(shown, 0, 1)
             shown[missing[part]] = 0
-            rgb[top : top + len(shown)] = (shown * np.float32(65535) + np.float32(0.5)).astype(np.uint16)[:, :, None]
+            rgb[top:top + len(shown)] = (shown * np.float32(65535) + np.float32(0.5)).astype(np.uint16)[:, :, None]
             continue
         mean = _combine(mix.mean(0), planes)
         red, blue = (_combine(mix[c], planes) - mean for c in (0, 2))
@@ -41,7 +41,7 @@ def render(data, skies, full, mix, light, noise, curve, saturation, denoise, nar
         _tame(shown, level)
         shown[:, missing[part]] = 0
         for c in range(3):
-            rgb[top : top + level.shape[0], :, c] = shown[c] * np.float32(65535) + np.float32(0.5)
+            rgb[top:top + level.shape[0], :, c] = shown[c] * np.float32(65535) + np.float32(0.5)
     return rgb
 
 
@@ -64,16 +64,8 @@ def _repair(planes, full):
         if not hole.any():
             continue
         plane[hole] = np.nan
-        for reach in (
-            1,
-            1,
-            2,
-            2,
-            2,
-            2,
-            3,
-            3,
-        ):  # from the rim of a hole inwards; a border, seen from one side only, stays
+        for reach in (1, 1, 2, 2, 2, 2, 3,
+                      3):  # from the rim of a hole inwards; a border, seen from one side only, stays
             y, x = np.nonzero(np.isnan(plane))
             if len(y) == 0 or len(y) > 0.2 * plane.size:
                 break
@@ -96,9 +88,8 @@ def _repair(planes, full):
 def _shifted(mask, dy, dx):
     out = np.zeros_like(mask)
     a, b = mask.shape
-    out[max(dy, 0) : a + min(dy, 0), max(dx, 0) : b + min(dx, 0)] = mask[
-        max(-dy, 0) : a + min(-dy, 0), max(-dx, 0) : b + min(-dx, 0)
-    ]
+    out[max(dy, 0):a + min(dy, 0), max(dx, 0):b + min(dx, 0)] = mask[max(-dy, 0):a + min(-dy, 0),
+                                                                     max(-dx, 0):b + min(-dx, 0)]
     return out
 
 
@@ -113,7 +104,7 @@ def _quiet(bright, noise, share, part):
         return bright[part]
     small = _halved(bright, rows, columns) * np.float32(0.25)
     kernel = np.array([1, 0.5])  # of blocks of 2 x 2 pixels
-    weight = 1 / (1 + np.maximum(small * np.float32(1 / (6 * noise)), 0) ** 2)
+    weight = 1 / (1 + np.maximum(small * np.float32(1 / (6 * noise)), 0)**2)
     soft = _doubled(separable(weight * small, kernel) / separable(weight, kernel), bright.shape)
     rest = bright - soft
     varies = separable(_halved(rest**2, rows, columns), np.ones(2) / 3) / 4
@@ -133,16 +124,16 @@ def _calm(red, blue, mean, blown, noise, narrow, part):
     rows, columns = (n // 2 * 2 for n in mean.shape)
     if rows < 4 or columns < 4 or not noise > 0:
         return red[part], blue[part]
-    wide, close = (np.exp(-(np.arange(int(3 * w) + 1) ** 2) / (2 * w**2)) for w in (WIDTH, CLOSE))
+    wide, close = (np.exp(-(np.arange(int(3 * w) + 1)**2) / (2 * w**2)) for w in (WIDTH, CLOSE))
     small = [_halved(v, rows, columns) for v in (mean, red, blue)]
-    weight = 1 / (1 + (small[0] * np.float32(1 / (8 * noise))) ** 2)
+    weight = 1 / (1 + (small[0] * np.float32(1 / (8 * noise)))**2)
     total = separable(weight, wide) + np.float32(1e-6)
     soft = [separable(weight * v, wide) / total for v in small]
     true = 1 - np.minimum(_halved(blown.astype("f4"), rows, columns), 1)
     light = np.maximum(separable(true * small[0], close), np.float32(4 * noise))
     hue = [separable(true * v, close) / light for v in small[1:]]
-    clear = np.maximum(small[0], 0) ** 2
-    clear /= clear + np.float32((32 * noise) ** 2)
+    clear = np.maximum(small[0], 0)**2
+    clear /= clear + np.float32((32 * noise)**2)
     point = np.clip(2 * (small[0] - soft[0]) / np.maximum(small[0], np.float32(noise)) - 0.2, 0, 1)  # is it a star?
     if narrow:
         clear *= 1 - point
@@ -167,8 +158,9 @@ def _doubled(plane, shape, part=slice(None)):
     low, high = max(min(first // 2, len(plane)) - 1, 0), min(last // 2 + 2, len(plane))
     plane = plane[low:high]
     tall = _between(plane.T).T
-    tall = tall[first - 2 * low : last - 2 * low] if last - 2 * low <= len(tall) else tall[
-        np.minimum(np.arange(first - 2 * low, last - 2 * low), len(tall) - 1)]  # an odd last row repeats the one before
+    tall = tall[first - 2 * low:last - 2 * low] if last - 2 * low <= len(tall) else tall[np.minimum(
+        np.arange(first - 2 * low, last - 2 * low),
+        len(tall) - 1)]  # an odd last row repeats the one before
     out = _between(tall)
     return np.pad(out, [(0, 0), (0, shape[1] - out.shape[1])], mode="edge") if out.shape[1] < shape[1] else out
 
@@ -176,11 +168,8 @@ def _doubled(plane, shape, part=slice(None)):
 def _between(plane):
     """Twice as many columns, each three quarters of its own and a quarter of the next one's value."""
     near, far = plane * np.float32(0.75), plane * np.float32(0.25)
-    out = (
-        np.empty((2 * plane.shape[1], len(plane)), "f4").T
-        if plane.flags.f_contiguous
-        else np.empty((len(plane), 2 * plane.shape[1]), "f4")
-    )
+    out = (np.empty((2 * plane.shape[1], len(plane)), "f4").T if plane.flags.f_contiguous else np.empty(
+        (len(plane), 2 * plane.shape[1]), "f4"))
     np.add(near[:, 1:], far[:, :-1], out=out[:, 2::2])
     np.add(near[:, :-1], far[:, 1:], out=out[:, 1:-1:2])
     out[:, 0], out[:, -1] = plane[:, 0], plane[:, -1]

@@ -4,30 +4,13 @@ from apfunc.names import band
 
 # A palette is a dict from role to band.  L gives the luminance, Ha is mixed into R.
 PALETTES = {
-    "HaRGB": {"R": "R", "G": "G", "B": "B", "Ha": "Ha"},
-    "LRGB": {"L": "L", "R": "R", "G": "G", "B": "B"},
-    "RGB": {"R": "R", "G": "G", "B": "B"},
-    "SHO": {"R": "SII", "G": "Ha", "B": "OIII"},
-    "HOO": {"R": "Ha", "G": "OIII", "B": "OIII"},
+    "HaRGB": {"R": "R", "G": "G", "B": "B", "Ha": "Ha"}, "LRGB": {"L": "L", "R": "R", "G": "G", "B": "B"},
+    "RGB": {"R": "R", "G": "G", "B": "B"}, "SHO": {"R": "SII", "G": "Ha",
+                                                   "B": "OIII"}, "HOO": {"R": "Ha", "G": "OIII", "B": "OIII"}
 }
 WAVELENGTH = {
-    "u": 355,
-    "U": 365,
-    "B": 440,
-    "g": 477,
-    "Hb": 486,
-    "OIII": 501,
-    "G": 530,
-    "V": 551,
-    "L": 560,
-    "r": 623,
-    "R": 640,
-    "Ha": 656,
-    "NII": 658,
-    "SII": 672,
-    "i": 763,
-    "I": 800,
-    "z": 905,
+    "u": 355, "U": 365, "B": 440, "g": 477, "Hb": 486, "OIII": 501, "G": 530, "V": 551, "L": 560, "r": 623, "R": 640,
+    "Ha": 656, "NII": 658, "SII": 672, "i": 763, "I": 800, "z": 905
 }  # nm
 VISIBLE = (640, 540, 450)  # what red, green and blue would be
 NARROW = ("Ha", "Hb", "OIII", "SII", "NII")
@@ -108,10 +91,8 @@ def _by_name(have, filters, wanted):
             return name, roles, None
     if len(names) != 3 or None in chosen:
         lost = [n for n, c in zip(names, chosen) if c is None]
-        raise ValueError(
-            f"no palette {wanted}{' (no image of ' + ', '.join(lost) + ')' if len(names) == 3 else ''}; "
-            f"choose {', '.join(PALETTES)}, or three of {', '.join(map(str, filters))} as RED,GREEN,BLUE"
-        )
+        raise ValueError(f"no palette {wanted}{' (no image of ' + ', '.join(lost) + ')' if len(names) == 3 else ''}; "
+                         f"choose {', '.join(PALETTES)}, or three of {', '.join(map(str, filters))} as RED,GREEN,BLUE")
     return "".join(_plain(band(c)) for c in chosen), dict(zip("RGB", chosen)), None
 
 
@@ -128,9 +109,8 @@ def _nearest(have):
     broad = [b for b in colours if b not in NARROW]
     pool = broad if len(broad) >= 3 else colours
     if len(pool) >= 3:
-        best = min(
-            combinations(pool, 3), key=lambda three: sum(abs(WAVELENGTH.get(b, 0) - w) for b, w in zip(three, VISIBLE))
-        )
+        best = min(combinations(pool, 3),
+                   key=lambda three: sum(abs(WAVELENGTH.get(b, 0) - w) for b, w in zip(three, VISIBLE)))
         roles = dict(zip("RGB", best))
         name = "RGB" if pool is broad else "".join(_plain(b) for b in best)
         if pool is broad and "Ha" in have:

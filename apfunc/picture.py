@@ -24,13 +24,8 @@ def encode(pixels, header=None, format="png", quality=92):
     The same input gives the same bytes.  Raises ValueError for an unknown format or an array that is no picture.
     """
     pixels = np.asarray(pixels)
-    if (
-        pixels.dtype not in (np.uint8, np.uint16)
-        or pixels.ndim not in (2, 3)
-        or pixels.ndim == 3
-        and pixels.shape[2] != 3
-        or not pixels.size
-    ):
+    if (pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3)
+            or pixels.ndim == 3 and pixels.shape[2] != 3 or not pixels.size):
         raise ValueError("a picture is an array of uint8 or uint16, (rows, columns) or (rows, columns, 3)")
     writers = {"png": _png, "jpeg": _jpeg, "tiff": _tiff}
     format = FORMATS.get(format if format.startswith(".") else f".{format}".lower(), format)
@@ -57,24 +52,21 @@ def _png(pixels, packet, quality, strip=128):
     packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     body = []
     for top in range(0, rows, strip):
-        part = np.ascontiguousarray(flat[top : top + strip]).reshape(-1, columns * channels)
+        part = np.ascontiguousarray(flat[top:top + strip]).reshape(-1, columns * channels)
         lines = np.empty((len(part), columns * channels + 1), np.uint8)
         lines[:, 0] = 1
-        lines[:, 1 : channels + 1] = part[:, :channels]
-        np.subtract(part[:, channels:], part[:, :-channels], out=lines[:, channels + 1 :])
+        lines[:, 1:channels + 1] = part[:, :channels]
+        np.subtract(part[:, channels:], part[:, :-channels], out=lines[:, channels + 1:])
         body.append(packer.compress(lines))
     body.append(packer.flush())
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 2 if channels == 3 else 0, 0, 0, 0)),
-        (b"sRGB", b"\0"),
-    ]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 2 if channels == 3 else 0, 0, 0, 0)),
+              (b"sRGB", b"\0")]
     if packet:
         chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet))
     chunks += [(b"IDAT", b"".join(body)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
-        for kind, data in chunks
-    )
+        for kind, data in chunks)
 
 
 def _jpeg(pixels, packet, quality):
@@ -82,9 +74,8 @@ def _jpeg(pixels, packet, quality):
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(
-        stream, "JPEG", quality=quality, subsampling=0, **({"xmp": packet} if packet else {})
-    )
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "JPEG", quality=quality, subsampling=0,
+                                                       **({"xmp": packet} if packet else {}))
     return stream.getvalue()
 
 
@@ -94,14 +85,8 @@ def _tiff(pixels, packet, quality):
 
     stream = io.BytesIO()
     tags = [(700, 1, len(packet), packet, True)] if packet else []
-    tifffile.imwrite(
-        stream,
-        np.ascontiguousarray(pixels),
-        photometric="rgb" if pixels.ndim == 3 else "minisblack",
-        software="apfunc",
-        extratags=tags,
-        metadata=None,
-    )
+    tifffile.imwrite(stream, np.ascontiguousarray(pixels), photometric="rgb" if pixels.ndim == 3 else "minisblack",
+                     software="apfunc", extratags=tags, metadata=None)
     return stream.getvalue()
 
 
@@ -128,10 +113,9 @@ def avm(header, shape):
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:dc="http://purl.org/dc/elements/1.1/" '
         'xmlns:avm="http://www.communicatingastronomy.org/avm/1.0/"><rdf:Description rdf:about="">'
-        "<avm:MetadataVersion>1.1</avm:MetadataVersion>"
-        + "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags.items())
-        + '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-    ).encode()
+        "<avm:MetadataVersion>1.1</avm:MetadataVersion>" + "".join(f"<{tag}>{value}</{tag}>"
+                                                                   for tag, value in tags.items())
+        + '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>').encode()
 
 
 def _spatial(header, shape):
@@ -149,14 +133,10 @@ def _spatial(header, shape):
     frame = text(header, "RADESYS") or "ICRS"
     return {
         "Spatial.CoordinateFrame": frame if frame in ("ICRS", "FK5", "FK4") else "ICRS",
-        "Spatial.Equinox": number(header, "EQUINOX") or 2000.0,
-        "Spatial.ReferenceValue": values[:2],
-        "Spatial.ReferenceDimension": [float(shape[1]), float(shape[0])],
-        "Spatial.ReferencePixel": values[2:],
-        "Spatial.Scale": scale,
-        "Spatial.Rotation": rotation,
-        "Spatial.CoordsystemProjection": types[0][5:8] or "TAN",
-        "Spatial.Quality": "Full",
+        "Spatial.Equinox": number(header, "EQUINOX") or 2000.0, "Spatial.ReferenceValue": values[:2],
+        "Spatial.ReferenceDimension": [float(shape[1]),
+                                       float(shape[0])], "Spatial.ReferencePixel": values[2:], "Spatial.Scale": scale,
+        "Spatial.Rotation": rotation, "Spatial.CoordsystemProjection": types[0][5:8] or "TAN", "Spatial.Quality": "Full"
     }
 
 
@@ -173,7 +153,6 @@ def _matrix(header):
     if any(v is not None for v in pc):
         turned = np.array([p if p is not None else d for p, d in zip(pc, (1.0, 0.0, 0.0, 1.0))]).reshape(2, 2)
     else:
-        turned = np.array(
-            [[np.cos(turn), -np.sin(turn) * step[1] / step[0]], [np.sin(turn) * step[0] / step[1], np.cos(turn)]]
-        )
+        turned = np.array([[np.cos(turn), -np.sin(turn) * step[1] / step[0]],
+                           [np.sin(turn) * step[0] / step[1], np.cos(turn)]])
     return np.diag(step) @ turned

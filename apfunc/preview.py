@@ -42,14 +42,11 @@ def binned(data, block):
     Rows and columns that fill no block at the far edges are left off.
     """
     rows, columns = (max(n // block, 1) for n in data.shape)
-    data = data[: rows * block, : columns * block]
+    data = data[:rows * block, :columns * block]
     step = [min(block, n) for n in data.shape]
     cut = data.reshape(rows, step[0], columns, step[1])
     good = np.isfinite(cut)
     count = good.sum((1, 3))
     with np.errstate(all="ignore"):
-        return (
-            (np.where(good, cut, 0).sum((1, 3)) / count).astype("f4")
-            if not good.all()
-            else cut.mean((1, 3), dtype="f4")
-        )
+        return ((np.where(good, cut, 0).sum((1, 3)) / count).astype("f4") if not good.all() else cut.mean(
+            (1, 3), dtype="f4"))

@@ -41,17 +41,16 @@ def profile(data, x, y, noise, gain=None, width=3.5):
     middle = np.median(fitted[good])
     good &= np.abs(fitted - middle) < np.maximum(4 * 1.4826 * np.median(np.abs(fitted[good] - middle)), 0.15 * middle)
     p, errors, chi2 = p[good], errors[good], chi2[good]
-    weight = (p[:, psf.A] / errors[:, psf.A]) ** 2 / chi2
+    weight = (p[:, psf.A] / errors[:, psf.A])**2 / chi2
     weight = np.minimum(weight, np.sort(weight)[::-1][:5].mean())
     mean = (weight[:, None] * p).sum(0, keepdims=True) / weight.sum()
-    error = np.sqrt(1 / np.sum(1 / (errors[:, psf.SLOPE] ** 2 * chi2 + 1e-4)))
-    mean[0, psf.SLOPE] = np.average([mean[0, psf.SLOPE], SLOPE[0]], weights=[1 / error**2, 1 / SLOPE[1] ** 2])
+    error = np.sqrt(1 / np.sum(1 / (errors[:, psf.SLOPE]**2 * chi2 + 1e-4)))
+    mean[0, psf.SLOPE] = np.average([mean[0, psf.SLOPE], SLOPE[0]], weights=[1 / error**2, 1 / SLOPE[1]**2])
     mean[0, [psf.X, psf.Y, psf.SKY]] = 0
     mean[0, psf.A] /= psf.total(mean)[0]
     found = fwhm(mean)
-    return (
-        (mean, float(error)) if 0.6 < found / width < 1.5 or width != 3.5 else profile(data, x, y, noise, gain, found)
-    )
+    return ((mean,
+             float(error)) if 0.6 < found / width < 1.5 or width != 3.5 else profile(data, x, y, noise, gain, found))
 
 
 def alike(profiles):
@@ -75,16 +74,16 @@ def quotient(sharp, blurred, half):
     size = 4 * half
     y, x = (np.mgrid[:size, :size] + size // 2) % size - size // 2
     one, two = (np.fft.rfft2(_moffat(p[0], x, y)).real for p in (sharp, blurred))
-    ratio = np.clip(two * one / (one**2 + 1e-12 * one[0, 0] ** 2), 0, None)
+    ratio = np.clip(two * one / (one**2 + 1e-12 * one[0, 0]**2), 0, None)
     ratio = np.minimum(ratio / ratio[0, 0], 1)
     full = np.fft.irfft2(ratio, (size, size))
-    kernel = np.roll(full, (half, half), (0, 1))[: 2 * half + 1, : 2 * half + 1]
+    kernel = np.roll(full, (half, half), (0, 1))[:2 * half + 1, :2 * half + 1]
     return kernel / kernel.sum()
 
 
 def _moffat(p, x, y):
     q = p[psf.XX] * x**2 + 2 * p[psf.XY] * x * y + p[psf.YY] * y**2
-    return (1 + (2 ** p[psf.SLOPE] - 1) * q) ** (-1 / p[psf.SLOPE])
+    return (1 + (2**p[psf.SLOPE] - 1) * q)**(-1 / p[psf.SLOPE])
 
 
 def kernel(sharp, blurred, x, y, profiles, fluxes, noises):
@@ -98,9 +97,7 @@ def kernel(sharp, blurred, x, y, profiles, fluxes, noises):
     base = quotient(*profiles, half)
     blur = np.sqrt(max(wide**2 - narrow**2, 0.5)) / 2.3548
     parts = [
-        gaussian(width, half, i, j)
-        for width, top in ((0.5 * blur, 0), (blur, 2))
-        for i in range(top + 1)
+        gaussian(width, half, i, j) for width, top in ((0.5 * blur, 0), (blur, 2)) for i in range(top + 1)
         for j in range(top + 1 - i)
     ]
     core = gaussian(1.5 * blur, half)  # all are narrow: the wings are the profiles' business
@@ -141,7 +138,7 @@ def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach):
 
     def through(k):
         padded = np.zeros((whole, whole))
-        padded[: len(k), : len(k)] = k
+        padded[:len(k), :len(k)] = k
         out = np.fft.irfft2(spectrum * np.fft.rfft2(padded), (whole, whole))[:, -size:, -size:].reshape(-1, size**2)
         return (out - out[:, rim].mean(1)[:, None]).reshape(-1)
 
@@ -179,7 +176,7 @@ def convolve(data, kernel, rows=256):
 
         def through(values):
             full = np.fft.irfft2(np.fft.rfft2(values, shape) * transfer, shape)
-            return full[first : first + n, half : half + width].astype("f4")
+            return full[first:first + n, half:half + width].astype("f4")
 
         whole = good.all()
         if whole and n == rows and high - low == rows + 2 * half:
@@ -189,7 +186,7 @@ def convolve(data, kernel, rows=256):
         else:
             share = through(good.astype("f4"))
         with np.errstate(all="ignore"):
-            out[top : top + n] = through(band if whole else np.where(good, band, 0).astype("f4")) / share
+            out[top:top + n] = through(band if whole else np.where(good, band, 0).astype("f4")) / share
     out[~np.isfinite(data)] = np.nan
     return out
 

@@ -26,16 +26,14 @@ def peaks(data, noise, sky=0.0, sigma=10.0, tile=TILE, reach=12):
     rows, columns = (n // tile for n in data.shape)
     if rows == 0 or columns == 0 or not noise > 0:
         return np.zeros(0, int), np.zeros(0, int)
-    tops = np.fmax.reduce(data[: rows * tile, : columns * tile].reshape(rows, tile, -1), axis=1)
+    tops = np.fmax.reduce(data[:rows * tile, :columns * tile].reshape(rows, tile, -1), axis=1)
     tops = np.fmax.reduce(tops.reshape(rows, columns, tile), axis=2)
     i, j = np.nonzero(tops > sky + 3 * noise)
-    most = np.argsort(-tops[i, j], kind="stable")[: 4 * MOST]
+    most = np.argsort(-tops[i, j], kind="stable")[:4 * MOST]
     i, j = i[most], j[most]
-    tiles = np.stack(
-        [data[a * tile : (a + 1) * tile, b * tile : (b + 1) * tile].ravel() for a, b in zip(i, j)]
-        or [np.zeros(tile * tile)]
-    )
-    dy, dx = np.divmod(np.where(np.isnan(tiles), -np.inf, tiles).argmax(1)[: len(i)], tile)
+    tiles = np.stack([data[a * tile:(a + 1) * tile, b * tile:(b + 1) * tile].ravel() for a, b in zip(i, j)]
+                     or [np.zeros(tile * tile)])
+    dy, dx = np.divmod(np.where(np.isnan(tiles), -np.inf, tiles).argmax(1)[:len(i)], tile)
     y, x = i * tile + dy, j * tile + dx
     inside = (np.minimum(y, x) >= reach) & (y < data.shape[0] - reach) & (x < data.shape[1] - reach)
     y, x = y[inside], x[inside]
@@ -45,16 +43,15 @@ def peaks(data, noise, sky=0.0, sigma=10.0, tile=TILE, reach=12):
     core = cut[:, distance < 1.5].mean(1) - ring
     near = cut[:, (distance > 0) & (distance <= 1)].mean(1) - ring
     highest = cut[:, distance < 5].max(1) <= cut[:, distance == 0][:, 0]
-    star = (
-        highest & (core > sigma / 3 * np.maximum(noise, spread)) & (near > 0.2 * (cut[:, distance == 0][:, 0] - ring))
-    )
+    star = (highest & (core > sigma / 3 * np.maximum(noise, spread)) & (near > 0.2 *
+                                                                        (cut[:, distance == 0][:, 0] - ring)))
     order = np.argsort(-core[star], kind="stable")[:MOST]
     return x[star][order], y[star][order]
 
 
 def cutouts(data, x, y, reach):
     """Square cut-outs round (x, y) as (n, pixels), NaN outside the image; and each pixel's distance from the middle."""
-    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
+    dy, dx = np.mgrid[-reach:reach + 1, -reach:reach + 1].reshape(2, -1)
     row, column = np.asarray(y)[:, None] + dy, np.asarray(x)[:, None] + dx
     outside = (row < 0) | (row >= data.shape[0]) | (column < 0) | (column >= data.shape[1])
     cut = data[np.where(outside, 0, row), np.where(outside, 0, column)].astype("f4", copy=False)
@@ -66,9 +63,8 @@ def median(values):
     """Median along axis 1 of what is not NaN; NaN where all are."""
     values = np.sort(values, axis=1)  # NaN last
     row, count = np.arange(len(values)), np.isfinite(values).sum(1)
-    middle = (
-        values[row, np.maximum((count - 1) // 2, 0)] + values[row, np.minimum(count // 2, values.shape[1] - 1)]
-    ) / 2
+    middle = (values[row, np.maximum(
+        (count - 1) // 2, 0)] + values[row, np.minimum(count // 2, values.shape[1] - 1)]) / 2
     return np.where(count > 0, middle, np.float32(np.nan)) if values.size else np.full(len(values), np.nan, "f4")
 
 
@@ -83,7 +79,7 @@ def fluxes(data, x, y, radius, gain=None):
     reach = int(np.ceil(3 * radius))
     flux, ring, half = _disc(data, x, y, radius, reach)
     step = max(2 * reach, int(np.sqrt(data.size / 800)))
-    ey, ex = (a.ravel() for a in np.mgrid[reach : data.shape[0] - reach : step, reach : data.shape[1] - reach : step])
+    ey, ex = (a.ravel() for a in np.mgrid[reach:data.shape[0] - reach:step, reach:data.shape[1] - reach:step])
     empty, wave, _ = _disc(data, ex, ey, radius, reach)
     empty = empty[np.isfinite(empty) & (wave <= 2 * np.nanmedian(wave) if len(wave) else True)]
     noise = 1.4826 * np.median(np.abs(empty - np.median(empty))) if len(empty) > 8 else np.nan
@@ -137,12 +133,12 @@ def slope(x, ex, y, ey, clip=4.0, start=0.5, most=2.0):
     s = _quantile(y[good] / x[good], (x / np.hypot(ex, ey))[good], start)
     used = good
     if start < 0.5:
-        used = good & (np.abs(y - s * x) < clip * np.sqrt(ey**2 + (s * ex) ** 2 + (0.1 * s * x) ** 2))
+        used = good & (np.abs(y - s * x) < clip * np.sqrt(ey**2 + (s * ex)**2 + (0.1 * s * x)**2))
     for _ in range(30):
         before = s
-        plain = ey**2 + (s * ex) ** 2
+        plain = ey**2 + (s * ex)**2
         tau = _scatter((y - s * x)[used], plain[used], (s * x)[used], most)
-        pull = np.abs(y - s * x) / np.sqrt(plain + (tau * s * x) ** 2)
+        pull = np.abs(y - s * x) / np.sqrt(plain + (tau * s * x)**2)
         used = good & (pull < max(clip, pull[good].min()))
         s, error = _line(x[used], ex[used], y[used], ey[used], s, tau)
         if abs(s - before) < 1e-7 * abs(s):
@@ -151,13 +147,13 @@ def slope(x, ex, y, ey, clip=4.0, start=0.5, most=2.0):
     if 3 <= n <= 60:
         index = np.flatnonzero(used)
         left = [_line(*(v[np.delete(index, i)] for v in (x, ex, y, ey)), s, tau)[0] for i in range(n)]
-        error = max(error, np.sqrt((n - 1) / n * np.sum((left - np.mean(left)) ** 2)))
+        error = max(error, np.sqrt((n - 1) / n * np.sum((left - np.mean(left))**2)))
     return float(s), float(error), used
 
 
 def _line(x, ex, y, ey, s, tau):
     for _ in range(3):
-        weight = 1 / (ey**2 + (s * ex) ** 2 + (tau * s * x) ** 2)
+        weight = 1 / (ey**2 + (s * ex)**2 + (tau * s * x)**2)
         best = x + weight * s * ex**2 * (y - s * x)
         s = (weight * best * y).sum() / (weight * best * x).sum()
     return s, 1 / np.sqrt((weight * best**2).sum())
@@ -168,7 +164,7 @@ def _scatter(rest, plain, model, most):
     low, high = 0.0, most
     for _ in range(30):
         tau = (low + high) / 2
-        width = 1.4826 * np.median(np.abs(rest) / np.sqrt(plain + (tau * model) ** 2))
+        width = 1.4826 * np.median(np.abs(rest) / np.sqrt(plain + (tau * model)**2))
         low, high = (tau, high) if width > 1 else (low, tau)
     return low if low > 1e-6 else 0.0
 
@@ -211,8 +207,8 @@ def _mode(values):
     least = max(5, len(values) // 10)
     while len(values) > least:
         half = max(len(values) // 2, least)
-        first = np.argmin(values[half - 1 :] - values[: len(values) - half + 1])
-        values = values[first : first + half]
+        first = np.argmin(values[half - 1:] - values[:len(values) - half + 1])
+        values = values[first:first + half]
     return np.median(values)
 
 
@@ -227,7 +223,7 @@ def _boxes(images, box=32, most=24):
     tops, lefts = (np.unique(np.linspace(0, n - box, min(most, -(-n // box))).astype(int)) for n in (height, width))
     levels, noises = [], []
     for data in images:
-        cut = np.stack([data[t : t + box, c : c + box].ravel() for t in tops for c in lefts]).astype("f4")
+        cut = np.stack([data[t:t + box, c:c + box].ravel() for t in tops for c in lefts]).astype("f4")
         cut[~np.isfinite(cut)] = np.nan
         level = median(cut)
         noise = 1.4826 * median(np.abs(cut - level[:, None]))

@@ -28,15 +28,13 @@ def curve(sample, noise, soft=None, white=None, strength=1.0):
     noise = float(noise) if noise and np.isfinite(noise) and noise > 0 else max(float(np.ptp(values)) / 1000, 1e-30)
     white = float(white) if white is not None else max(float(np.quantile(values, 1 - 3e-5)), 40 * noise)
     if soft is None:
-        least, most = (
-            _soft(lambda soft: noise / soft * _scale(soft, white), grain * strength, white) for grain in GRAIN[::-1]
-        )
+        least, most = (_soft(lambda soft: noise / soft * _scale(soft, white), grain * strength, white)
+                       for grain in GRAIN[::-1])
         light = _extended(sample)
         soft = most
         if light > 0.3 * noise:
-            soft = _soft(
-                lambda soft: _scale(soft, white) * np.arcsinh(light / soft), min(NEBULA * strength, 0.8), white
-            )
+            soft = _soft(lambda soft: _scale(soft, white) * np.arcsinh(light / soft), min(NEBULA * strength, 0.8),
+                         white)
         soft = float(np.clip(soft, least, most))
     return float(soft), _scale(soft, white), white
 
@@ -59,12 +57,8 @@ def _extended(sample, block=8):
     rows, columns = (n // block * block for n in sample.shape)
     if not rows or not columns:
         return 0.0
-    blocks = (
-        sample[:rows, :columns]
-        .reshape(rows // block, block, -1, block)
-        .transpose(0, 2, 1, 3)
-        .reshape(-1, block * block)
-    )
+    blocks = (sample[:rows, :columns].reshape(rows // block, block, -1, block).transpose(0, 2, 1,
+                                                                                         3).reshape(-1, block * block))
     blocks = np.median(blocks[np.isfinite(blocks).all(1)], axis=1)
     return float(np.quantile(blocks, 0.97)) if blocks.size else 0.0
 

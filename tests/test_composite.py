@@ -12,24 +12,16 @@ from apfunc.palette import palette_for, palettes_for
 
 def star(size, x, y, sigma=1.3):
     yy, xx = np.mgrid[:size, :size]
-    return np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / 2 / sigma**2) / (2 * np.pi * sigma**2)
+    return np.exp(-((xx - x)**2 + (yy - y)**2) / 2 / sigma**2) / (2 * np.pi * sigma**2)
 
 
 # colours of stars as factors on R, G, B: cool, Sun-like, hot
 COLOURS = np.array([[1.5, 1.0, 0.6], [1.0, 1.0, 1.0], [0.75, 1.0, 1.5]])
 
 
-def field(
-    factors=(1.0, 0.7, 0.4),
-    skies=(90, 60, 40),
-    size=288,
-    stars=45,
-    nebula=(40, 4, 8),
-    seed=1,
-    noise=3.0,
-    bright=None,
-    **keys,
-):
+def field(factors=(1.0, 0.7, 0.4), skies=(90, 60,
+                                          40), size=288, stars=45, nebula=(40, 4,
+                                                                           8), seed=1, noise=3.0, bright=None, **keys):
     """R, G, B images of stars and a nebula through filters of different throughput; and the stars' places and kinds."""
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(12, size - 12, (2, stars))
@@ -38,7 +30,7 @@ def field(
     if bright:
         x[0], y[0], kinds[0], flux[0] = size // 4, size // 4, 1, bright
     yy, xx = np.mgrid[:size, :size]
-    glow = np.exp(-((xx - 0.6 * size) ** 2 + (yy - 0.55 * size) ** 2) / 2 / (0.12 * size) ** 2)
+    glow = np.exp(-((xx - 0.6 * size)**2 + (yy - 0.55 * size)**2) / 2 / (0.12 * size)**2)
     light = [
         sum(flux[i] * COLOURS[kinds[i], c] * star(size, x[i], y[i]) for i in range(stars)) + nebula[c] * glow
         for c in range(3)
@@ -86,16 +78,8 @@ def test_balance_by_catalogue_colours_and_by_hand():
     images, (x, y, kinds, flux) = field(nebula=(0, 0, 0), noise=0.5, stars=60)
     # all stars are given a colour; only those of the Sun's (kind 1) have equal R, G and B
     wcs = {
-        "CTYPE1": "RA---TAN",
-        "CTYPE2": "DEC--TAN",
-        "CRVAL1": 10.0,
-        "CRVAL2": 20.0,
-        "CRPIX1": 1.0,
-        "CRPIX2": 1.0,
-        "CD1_1": -1e-4,
-        "CD1_2": 0.0,
-        "CD2_1": 0.0,
-        "CD2_2": 1e-4,
+        "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 1.0, "CRPIX2": 1.0,
+        "CD1_1": -1e-4, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 1e-4
     }
     for _, header in images.values():
         header.update(wcs)
@@ -138,9 +122,8 @@ def test_noise_in_colour_is_held_down_and_brightness_kept():
 
 def test_hue_is_that_of_lupton_2004():
     images, (x, y, kinds, flux) = field(noise=0.02, nebula=(300, 60, 90), stars=20)
-    rgb, header = composite(
-        images, weights={"R": 1, "G": 1 / 0.7, "B": 1 / 0.4}, stretch="arcsinh", soft=30.0, white=4000.0
-    )
+    rgb, header = composite(images, weights={"R": 1, "G": 1 / 0.7, "B": 1 / 0.4}, stretch="arcsinh", soft=30.0,
+                            white=4000.0)
     part = np.s_[140:176, 150:190]
     linear = np.stack([(images[k][0] - s)[part] / f for k, s, f in zip("RGB", (90, 60, 40), (1, 0.7, 0.4))], -1)
     bright = linear.mean(-1, keepdims=True)
@@ -154,7 +137,7 @@ def test_hue_is_that_of_lupton_2004():
 def test_halpha_goes_into_red_and_leaves_stars_alone():
     images, (x, y, kinds, flux) = field(noise=0.5, nebula=(10, 1, 1))
     yy, xx = np.mgrid[:288, :288]
-    glow = np.exp(-((xx - 173) ** 2 + (yy - 158) ** 2) / 2 / 35**2)
+    glow = np.exp(-((xx - 173)**2 + (yy - 158)**2) / 2 / 35**2)
     stars = images["R"][0] - 90 - 10 * glow
     line = 0.05 * stars + 10 * glow + np.random.default_rng(3).normal(0, 0.3, glow.shape)
     with_line = images | {"Ha": (line.astype("f4"), Header({"FILTER": "Ha"}))}
@@ -211,18 +194,8 @@ def test_rectangle_is_its_slow_twin():
     rng = np.random.default_rng(1)
     for _ in range(20):
         good = rng.uniform(size=(7, 9)) > 0.25
-        best = (
-            max(
-                (b - t) * (r - c)
-                for t in range(7)
-                for b in range(t + 1, 8)
-                for c in range(9)
-                for r in range(c + 1, 10)
-                if good[t:b, c:r].all()
-            )
-            if good.any()
-            else 0
-        )
+        best = (max((b - t) * (r - c) for t in range(7) for b in range(t + 1, 8) for c in range(9)
+                    for r in range(c + 1, 10) if good[t:b, c:r].all()) if good.any() else 0)
         t, b, c, r = crop.rectangle(good)
         assert good[t:b, c:r].all() and (b - t) * (r - c) == best
 
@@ -302,15 +275,8 @@ def test_palettes():
         palette_for(["R", "G", "B"], "X,G,B")
     with pytest.raises(ValueError, match="no filter"):
         palette_for([])
-    for filters in (
-        ["R", "Ha"],
-        ["L", "Ha"],
-        ["R", "G"],
-        ["SII", "Ha"],
-        ["L", "R", "G"],
-        ["u", "g", "r", "i", "z"],
-        ["R", "Ha", "OIII"],
-    ):
+    for filters in (["R", "Ha"], ["L", "Ha"], ["R", "G"], ["SII", "Ha"], ["L", "R", "G"], ["u", "g", "r", "i",
+                                                                                           "z"], ["R", "Ha", "OIII"]):
         for name, used in palettes_for(filters).items():
             assert palette_for(used, name)[0] == name and "-" not in name  # make hands the name back
             assert set(used) <= set(filters)
@@ -318,7 +284,10 @@ def test_palettes():
 
 @pytest.mark.parametrize("rows", [63, 64, 65, 66, 127, 128, 129, 130, 193])
 def test_any_number_of_rows_is_painted(rows):
-    images = {f: (np.random.default_rng(i).normal(100, 5, (rows, 81)).astype("f4"), Header()) for i, f in enumerate("RGB")}
+    images = {
+        f: (np.random.default_rng(i).normal(100, 5, (rows, 81)).astype("f4"), Header())
+        for i, f in enumerate("RGB")
+    }
     for names in ("RGB", "R"):
         rgb, _ = composite({n: images[n] for n in names})
         assert rgb.shape == (rows, 81, 3) and rgb[-1].any() and rgb[0].any()

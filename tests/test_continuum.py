@@ -11,10 +11,10 @@ SCALE = 0.08
 
 def moffat(size, x, y, fwhm, beta=3.0):
     """A star of flux 1, integrated over each pixel."""
-    a2 = (fwhm / 2) ** 2 / (2 ** (1 / beta) - 1)
+    a2 = (fwhm / 2)**2 / (2**(1 / beta) - 1)
     fine = (np.arange(3 * size) - 1) / 3
-    r2 = (fine - x) ** 2 + ((fine - y) ** 2)[:, None]
-    values = (1 + r2 / a2) ** -beta * (beta - 1) / np.pi / a2
+    r2 = (fine - x)**2 + ((fine - y)**2)[:, None]
+    values = (1 + r2 / a2)**-beta * (beta - 1) / np.pi / a2
     return values.reshape(size, 3, size, 3).mean((1, 3))
 
 
@@ -31,7 +31,7 @@ def scene(seed=1, size=384, stars=70, narrow=3.3, broad=2.6, blob=3e5, colours=0
         line[box] += star[2] * star[3] * moffat(61, star[0] - left, star[1] - top, narrow)
         cont[box] += star[2] * moffat(61, star[0] - left, star[1] - top, broad)
     yy, xx = np.mgrid[:size, :size]
-    halpha = np.exp(-((xx - 0.55 * size) ** 2 + (yy - 0.45 * size) ** 2) / 2 / 14**2)
+    halpha = np.exp(-((xx - 0.55 * size)**2 + (yy - 0.45 * size)**2) / 2 / 14**2)
     halpha *= blob / halpha.sum()
     line += halpha
     images = []
@@ -171,7 +171,7 @@ def test_slope_is_unbiased_with_noise_in_both():
 def test_sky_is_blind_to_a_nebula_and_to_skewed_noise():
     rng = np.random.default_rng(4)
     yy, xx = np.mgrid[:512, :512]
-    nebula = 60 * np.exp(-((xx - 300) ** 2 + (yy - 250) ** 2) / 2 / 90**2)
+    nebula = 60 * np.exp(-((xx - 300)**2 + (yy - 250)**2) / 2 / 90**2)
     data = (rng.poisson(8 + nebula) + rng.normal(0, 1, nebula.shape)).astype("f4")
     sky, noise = starflux.sky(data)
     assert sky == pytest.approx(8, abs=0.3) and noise == pytest.approx(3, abs=0.15)

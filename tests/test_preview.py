@@ -15,7 +15,7 @@ def frame(size=200):
     data = rng.normal(1000, 8, (size, size)).astype("f4")
     data[3 * size // 4, 20:25] = 30000
     yy, xx = np.mgrid[:size, :size]
-    data += 60 * np.exp(-((xx - 140) ** 2 + (yy - 60) ** 2) / 2 / 12**2)
+    data += 60 * np.exp(-((xx - 140)**2 + (yy - 60)**2) / 2 / 12**2)
     return data
 
 
@@ -56,7 +56,7 @@ def test_binned_is_its_slow_twin():
     for i in range(5):
         for j in range(4):
             if (i, j) != (0, 0):
-                assert got[i, j] == pytest.approx(np.nanmean(data[4 * i : 4 * i + 4, 4 * j : 4 * j + 4]), rel=1e-6)
+                assert got[i, j] == pytest.approx(np.nanmean(data[4 * i:4 * i + 4, 4 * j:4 * j + 4]), rel=1e-6)
 
 
 def test_curve_has_the_slope_and_level_it_is_asked_for():
@@ -75,25 +75,14 @@ def test_curve_has_the_slope_and_level_it_is_asked_for():
     assert stretch.SKY + 8 * stretch.factor(np.float32(8), *deep[:2]) > 0.3
     assert stretch.curve(np.full((4, 4), np.nan), 1.0)[2] == 1.0
     light = np.float32([0, 1e-6, 0.5, 20, -3])
-    np.testing.assert_allclose(
-        light * stretch.factor(light, 2.0, 0.3), 0.3 * np.arcsinh(light / 2), rtol=1e-5, atol=1e-9
-    )
+    np.testing.assert_allclose(light * stretch.factor(light, 2.0, 0.3), 0.3 * np.arcsinh(light / 2), rtol=1e-5,
+                               atol=1e-9)
 
 
 WCS = {
-    "CTYPE1": "RA---TAN",
-    "CTYPE2": "DEC--TAN",
-    "CRVAL1": 269.6,
-    "CRVAL2": 66.6,
-    "CRPIX1": 15.5,
-    "CRPIX2": 10.5,
-    "CD1_1": -2e-4,
-    "CD1_2": 1e-5,
-    "CD2_1": 1e-5,
-    "CD2_2": 2e-4,
-    "RADESYS": "ICRS",
-    "EQUINOX": 2000.0,
-    "OBJECT": "Cat's <Eye> & co",
+    "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 269.6, "CRVAL2": 66.6, "CRPIX1": 15.5, "CRPIX2": 10.5,
+    "CD1_1": -2e-4, "CD1_2": 1e-5, "CD2_1": 1e-5, "CD2_2": 2e-4, "RADESYS": "ICRS", "EQUINOX": 2000.0,
+    "OBJECT": "Cat's <Eye> & co"
 }
 
 
@@ -149,11 +138,8 @@ def test_tiff_holds_the_packet_and_headers_without_wcs_do_no_harm():
         assert b"Spatial.ReferenceValue" in bytes(file.pages[0].tags[700].value)
     assert picture.avm(Header(), (20, 30)) == b""
     assert b"Spatial" not in picture.avm(Header({"OBJECT": "M 1", "CTYPE1": "LINEAR"}), (20, 30))
-    rotated = {k: v for k, v in WCS.items() if not k.startswith("CD")} | {
-        "CDELT1": -2e-4,
-        "CDELT2": 2e-4,
-        "CROTA2": 30.0,
-    }
+    rotated = {k: v
+               for k, v in WCS.items() if not k.startswith("CD")} | {"CDELT1": -2e-4, "CDELT2": 2e-4, "CROTA2": 30.0}
     from astropy.wcs import WCS as World
 
     np.testing.assert_allclose(picture._matrix(Header(rotated)), World(Header(rotated)).pixel_scale_matrix, atol=1e-12)
