@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from apfunc import starflux
+from apfunc import starflux, stretch
 from apfunc.names import band
 from apfunc.palette import NARROW
 
 SUN = {"bp_rp": 0.82, "bv": 0.65}  # the Sun's colour
 
 
-def balanced(data, skies, noises, saturates, used, roles, balance, weights, catalog, header, window):
-    """Factors on the images, how they were found, and the number of stars."""
+def balanced(data, sample, skies, noises, saturates, used, roles, balance, weights, catalog, header, window):
+    """Factors on the images, how they were found, and the number of stars; sample: every few pixels, without sky."""
     if weights is not None:
         named = {roles.get(k, k): v for k, v in weights.items()}
         return np.array([float(named.get(f, 1.0)) for f in used]), "hand", 0
@@ -23,7 +23,7 @@ def balanced(data, skies, noises, saturates, used, roles, balance, weights, cata
         factors, count = _by_stars(data, clearest, skies, noises, saturates, catalog, header, window)
         if factors is not None:
             return factors, "stars", count
-    return _by_signal(data, skies, noises), "signal", 0
+    return _by_signal(sample, noises), "signal", 0
 
 
 def narrow(roles):
@@ -48,9 +48,9 @@ def _by_stars(data, clearest, skies, noises, saturates, catalog, header, window)
     first = int(np.argmax(np.median(flux / error, axis=1)))
     trust = np.minimum((flux / error).min(0), 30)
     ratios = np.log(flux / flux[first])
-    colour = (None if catalog is None else _colours(x[good] + (window[1].start or 0), y[good] +
-                                                    (window[0].start or 0), catalog, header))
-    grey = [_middle(r, trust) if colour is None else _at_sun(colour, r, trust) for r in ratios]
+    if catalog is not None:
+        catalog = _colours(x[good] + (window[1].start or 0), y[good] + (window[0].start or 0), catalog, header)
+    grey = [_middle(r, trust) if catalog is None else _at_sun(catalog, r, trust) for r in ratios]
     return np.exp(-np.array(grey)), int(good.sum())
 
 
@@ -88,16 +88,13 @@ def _at_sun(colour, values, weights):
     return line[1]
 
 
-def _by_signal(data, skies, noises):
+def _by_signal(sample, noises):
     """Factors that bring the brighter parts of the images to one level, none by so much that its noise takes over."""
     levels = []
-    for d, sky, noise in zip(data, skies, noises):
-        small = (d[:d.shape[0] // 8 * 8, :d.shape[1] // 8
-                   * 8].reshape(d.shape[0] // 8, 8, -1, 8) if min(d.shape) >= 16 else d[:, None, :, None])
-        blocks = np.median(small.transpose(0, 2, 1, 3).reshape(-1, small.shape[1] * small.shape[3]), axis=1)
-        blocks = blocks[np.isfinite(blocks)]
-        levels.append(max(np.quantile(blocks, 0.98) - sky if blocks.size else 0, 0.5 * noise, 1e-30))
+    for d, noise in zip(sample, noises):
+        blocks = stretch.blocks(d)
+        levels.append(max(np.quantile(blocks, 0.98) if blocks.size else 0, 0.5 * noise, 1e-30))
     factors = min(levels) / np.array(levels)
     noisy = factors * noises
     factors *= np.minimum(1, 8 * noisy.min() / np.maximum(noisy, 1e-30))
-    return factors / factors.max() if factors.max() > 0 else np.ones(len(data))
+    return factors / factors.max() if factors.max() > 0 else np.ones(len(sample))

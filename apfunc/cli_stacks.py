@@ -135,13 +135,17 @@ def continuum(line, cont, as_is, output, record_failure, **options):
         record(output, line, f"continuum: {error}")
 
 
-def levelled(image, degree):
-    """An image without the slope of its sky, the level kept and saturated pixels as they are."""
+def thin_weights(paths, step=16):
+    """Every 16th row of the WEIGHT planes of those images that have one."""
+    import contextlib
     import numpy as np
-    from apfunc.background import subtract
-    from apfunc.header import number
-    full = number(image[1], "SATURATE") or np.inf
-    return image if not degree else (np.where(image[0] >= full, image[0], subtract(image, None, True, mode="polynomial", order=degree)[0]), image[1])
+    from apfunc import io
+    found = []
+    for path in paths:
+        with contextlib.suppress(KeyError, ValueError):
+            rows, _ = io.read_rows(path, "WEIGHT")
+            found.append(np.concatenate([rows[i:i + 1] for i in range(0, rows.shape[0], step)]).astype("f4"))
+    return found
 
 
 @command(IMAGES, click.Option(["--palette"], metavar="NAME", help="HaRGB, LRGB, RGB, SHO, HOO, or three filters with commas; default: the best there is."),
@@ -150,7 +154,7 @@ def levelled(image, degree):
          number("soft", "ADU", "Where arcsinh turns from linear to logarithmic."), number("white", "ADU", "What is shown white."),
          number("strength", "X", "More than 1 shows more of what is faint."), number("saturation", "X", "Of the colours."), number("ha", "X", "Share of H-alpha in the red of HaRGB."),
          number("denoise", "X", "Share of the noise that is smoothed away."),
-         number("flatten", "N", "Degree of the surface taken off each sky (default 1, a plane; 0: none).", int), "catalog",
+         number("flatten", "N", "Degree of the surface taken off each sky (default: a plane, more where nothing but sky is seen; 0: none).", int), "catalog",
          click.Option(["-o", "--output"], multiple=True, metavar="OUT", help="A .png, .jpg or .tif (16 bit); may be given several times."), "record")
 def composite(images, output, catalog, flatten, record_failure, **options):
     """Make a colour picture of images of different filters on one grid."""
@@ -162,7 +166,9 @@ def composite(images, output, catalog, flatten, record_failure, **options):
     if not targets:
         raise click.UsageError("give -o OUT, a .png, .jpg or .tif")
     try:
-        rgb, header = composite([levelled(io.read(s), 1 if flatten is None else flatten) for s in with_image(sources)], **given(options | {"catalog": read_table_of(catalog)}))
+        sources = with_image(sources)
+        rgb, header = composite([io.read(s) for s in sources], flatten=flatten, coverage=thin_weights(sources),
+                                **given(options | {"catalog": read_table_of(catalog)}))
     except ValueError as error:
         if not record_failure:
             raise

@@ -11,19 +11,19 @@ what is brighter than white goes to white, and so do the saturated cores of star
 
 import numpy as np
 
-from apfunc import starflux, stretch
+from apfunc import level, stretch
 from apfunc.balance import balanced, narrow
 from apfunc.crop import common
 from apfunc.header import history, number, text
 from apfunc.names import band
 from apfunc.paint import render
-from apfunc.palette import palette_for, palettes_for  # noqa: F401
+from apfunc.palette import palette_for
 
 STRETCHES = ("auto", "arcsinh", "linear")
 
 
 def composite(images, palette=None, stretch="auto", balance="stars", weights=None, ha=None, soft=None, white=None,
-              strength=1.0, saturation=1.0, denoise=0.6, crop=True, catalog=None):
+              strength=1.0, saturation=1.0, denoise=0.6, crop=True, catalog=None, flatten=None, coverage=()):
     """A colour picture ``(rgb, header)`` of images on one grid: uint16 (rows, columns, 3), sRGB-like display values.
 
     images   dict from filter name (or role: R, G, B, L, Ha) to image (data, header), or a list of images whose FILTER
@@ -39,6 +39,8 @@ def composite(images, palette=None, stretch="auto", balance="stars", weights=Non
     strength, saturation: 1 is the default; more shows more.
     denoise  the share, 0 to 1, of the noise in the brightness of sky and smooth nebula that is smoothed away.
     crop     to the largest rectangle that all images fill; False: the whole grid.
+    coverage  WEIGHT planes of the images, or every n-th row of them: the crop leaves out what has little weight.
+    flatten  degree of the surface that is taken off each sky (0: a constant); None: see apfunc.level.
 
     Row 0 is the row 0 of the images (the bottom of the sky); `apfunc.picture.encode` turns it for display.  The header
     is a copy of the first image's without what belongs to one filter, its WCS shifted with the crop; it has PALETTE,
@@ -54,19 +56,22 @@ def composite(images, palette=None, stretch="auto", balance="stars", weights=Non
     images = _named(images)
     name, roles, note = palette_for(list(images), palette)
     used = list(dict.fromkeys(roles.values()))
-    window = common([images[f][0] for f in used], crop)
+    window = common([images[f][0] for f in used], crop, coverage)
     data = [images[f][0][window] for f in used]
-    skies, noises = starflux.sky(data[0], also=data[1:]) if len(data) > 1 else ([v] for v in starflux.sky(data[0]))
-    if not np.isfinite(skies).all():
+    surfaces, noises = level.skies(data, flatten)
+    if not np.isfinite(noises).all():
         raise ValueError("no sky to be seen in the common area; check the stacks")
+    noises, skies = np.array(noises), [float(np.median(level.at(c, data[0].shape, np.s_[::64], np.s_[::64]))) for c in surfaces]
     saturates = [number(images[f][1], "SATURATE") for f in used]
-    weight, how, count = balanced(data, skies, noises, saturates, used, roles, balance, weights, catalog,
+    step = max(1, int(np.sqrt(data[0].size / 4e5)))
+    sample = [d[::step, ::step] - level.at(c, d.shape, np.s_[::step], np.s_[::step]) for d, c in zip(data, surfaces)]
+    weight, how, count = balanced(data, sample, skies, noises, saturates, used, roles, balance, weights, catalog,
                                   images[used[0]][1], window)
     mix, light, ha = _mixture(used, roles, weight, noises, ha)
     full = [None if s is None else s - sky for s, sky in zip(saturates, skies)]
     noise = float(np.sqrt(((light * noises)**2).sum()))
-    curve = _curve(stretch, data, skies, light, noise * (1 - 0.9 * denoise), soft, white, strength)
-    rgb = render(data, skies, full, mix, light, noise, curve, saturation, denoise, narrow(roles))
+    curve = _curve(stretch, sample, light, noise * (1 - 0.9 * denoise), soft, white, strength)
+    rgb = render(data, surfaces, full, mix, light, noise, curve, saturation, denoise, narrow(roles))
     return rgb, _header(images, used, roles, window, name, note, stretch, weight, how, count, ha, curve)
 
 
@@ -100,10 +105,9 @@ def _mixture(used, roles, weight, noises, ha):
     return mix, colour.get("L", mix.mean(0)), ha
 
 
-def _curve(kind, data, skies, light, noise, soft, white, strength):
+def _curve(kind, sample, light, noise, soft, white, strength):
     """(soft, scale, white) of the stretch, from every few pixels of the brightness."""
-    step = max(1, int(np.sqrt(data[0].size / 4e5)))
-    sample = sum(np.float32(w) * (d[::step, ::step] - np.float32(s)) for w, d, s in zip(light, data, skies))
+    sample = sum(np.float32(w) * d for w, d in zip(light, sample) if w)
     if kind == "linear":
         white = white or float(np.nanquantile(sample, 0.998))
         return 1e6 * white, (1 - stretch.SKY) * 1e6, white

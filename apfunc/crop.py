@@ -3,14 +3,26 @@
 import numpy as np
 
 
-def common(data, crop):
-    """Slices of the part to show: the largest rectangle that all images fill, or that holds any of them."""
+COVERED = 0.3  # of the usual weight: where fewer frames meet, the noise is seen
+SPOTS = 0.02  # share of an edge that may be empty
+
+
+def common(data, crop, coverage=()):
+    """Slices of the part to show: the largest rectangle that all images fill, or that holds any of them.
+
+    coverage: weight planes of the images, or every n-th row of them; a pixel below COVERED of a plane's median
+    counts as empty.
+    """
     good = np.ones(data[0].shape, bool)
     for d in data:
         good &= np.isfinite(d)
     if not good.any():
         raise ValueError("the images have no pixel in common; check that they are of one field and on one grid")
-    if not crop:
+    for weight in coverage if crop else ():
+        if (weight > 0).any():
+            seen = weight >= np.float32(COVERED * np.median(weight[weight > 0]))
+            good &= np.repeat(seen, -(-len(good) // len(seen)), axis=0)[:len(good)]
+    if not crop or not good.any():
         return slice(None), slice(None)
     every = max(1, min(good.shape) // 500)  # small holes do not count, so a part of the pixels will do
     thin = good[::every, ::every]
@@ -26,13 +38,15 @@ def common(data, crop):
 
 
 def _trimmed(good, top, bottom, left, right):
-    """The window without the rows and columns at its edges that are empty for more than a tenth."""
+    """The window without the rows and columns at its edges that are empty for more than SPOTS of their length."""
     for _ in range(sum(good.shape)):
         edges = good[top, left:right], good[bottom - 1, left:right], good[top:bottom, left], good[top:bottom, right - 1]
-        bad = [e.mean() < 0.9 for e in edges]
-        if not any(bad) or bottom - top < 3 or right - left < 3:
+        filled = [np.count_nonzero(e) / max(e.size, 1) for e in edges]
+        if min(filled) >= 1 - SPOTS or bottom - top < 3 or right - left < 3:
             break
+        bad = np.arange(4) == np.argmin(filled)
         top, bottom, left, right = top + bad[0], bottom - bad[1], left + bad[2], right - bad[3]
+    top, bottom, left, right = (int(v) for v in (top, bottom, left, right))
     return slice(top, bottom), slice(left, right)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from apfunc import level as ground
 from apfunc import starflux, stretch
 from apfunc.background import separable
 
@@ -9,9 +10,10 @@ STRIP = 128  # rows worked on at a time
 HALO = 16  # rows more on either side, for the smoothing of colour
 WIDTH = 2.0  # standard deviation of that smoothing where light is faint, in blocks of 2 x 2 pixels
 CLOSE = 1.0  # and where it is bright
+DARK = 0.3  # brightness, in noises of a pixel, up to which smooth light loses its colour
 
 
-def render(data, skies, full, mix, light, noise, curve, saturation, denoise, narrow):
+def render(data, surfaces, full, mix, light, noise, curve, saturation, denoise, narrow):
     """The picture, in strips of rows so that little memory is used."""
     rows, columns = data[0].shape
     rgb = np.zeros((rows, columns, 3), np.uint16)
@@ -19,7 +21,7 @@ def render(data, skies, full, mix, light, noise, curve, saturation, denoise, nar
     for top in range(0, rows, STRIP):
         low, high = max(0, (top - HALO) // 2 * 2), min(rows, top + STRIP + HALO)
         part = slice(top - low, min(top + STRIP, rows) - low)
-        planes = [d[low:high] - np.float32(s) for d, s in zip(data, skies)]
+        planes = [d[low:high] - ground.at(s, d.shape, slice(low, high)) for d, s in zip(data, surfaces)]
         missing, blown = _repair(planes, full)
         bright = _combine(light, planes)
         bright = _quiet(bright, noise, denoise, part)
@@ -116,7 +118,8 @@ def _quiet(bright, noise, share, part):
 def _calm(red, blue, mean, blown, noise, narrow, part):
     """The colour differences of the rows `part` without the noise and the rings that the eye minds.
 
-    Where light is faint: their mean round a pixel, weighted against what is bright, so that no star stains the sky.
+    Where light is faint: their mean round a pixel, weighted against what is bright, so that no star stains the sky;
+    what is as dark as the sky has no colour.
     Where it is bright: the brightness times the mean colour round the pixel, weighted by light, so that stars whose
     size differs from filter to filter have no rings; saturated pixels have no say in it.  With `narrow` bands stars
     have no colour that means anything: they take that of the nebula round them.
@@ -129,6 +132,7 @@ def _calm(red, blue, mean, blown, noise, narrow, part):
     weight = 1 / (1 + (small[0] * np.float32(1 / (8 * noise)))**2)
     total = separable(weight, wide) + np.float32(1e-6)
     soft = [separable(weight * v, wide) / total for v in small]
+    seen = np.clip(soft[0] * np.float32(1 / (4 * DARK * noise)), 0, 1)
     true = 1 - np.minimum(_halved(blown.astype("f4"), rows, columns), 1)
     light = np.maximum(separable(true * small[0], close), np.float32(4 * noise))
     hue = [separable(true * v, close) / light for v in small[1:]]
@@ -141,7 +145,7 @@ def _calm(red, blue, mean, blown, noise, narrow, part):
         green = -hue[0] - hue[1]
         excess = np.maximum(green - np.maximum(hue[0], hue[1]), 0) * point * np.float32(1 / 3)
         hue = [h + excess for h in hue]
-    faint = [_doubled(np.float32(0.25) * (1 - clear) * s, mean.shape, part) for s in soft[1:]]
+    faint = [_doubled(np.float32(0.25) * (1 - clear) * seen * s, mean.shape, part) for s in soft[1:]]
     bright = [_doubled(clear * h, mean.shape, part) * mean[part] for h in hue]
     return [f + b for f, b in zip(faint, bright)]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 TILE = 24  # at most one star is taken from a tile of this many pixels
 MOST = 400  # stars, the brightest ones
+BOX = 32  # pixels of the side of a box that the sky is measured in
 
 
 def peaks(data, noise, sky=0.0, sigma=10.0, tile=TILE, reach=12):
@@ -182,7 +183,7 @@ def sky(data, also=()):
     from it says how far boxes above it may be.  `also`: further images of the same field; then the boxes are chosen in
     the sum of all (each over its noise), and every image is measured in the same ones.
     """
-    levels, noises = _boxes([data, *also])
+    levels, noises, _, _ = boxes([data, *also])
     good = np.isfinite(levels).all(0)
     if good.any():
         total = sum(level / max(np.median(noise[good]), 1e-30) for level, noise in zip(levels, noises))
@@ -212,8 +213,9 @@ def _mode(values):
     return np.median(values)
 
 
-def _boxes(images, box=32, most=24):
-    """Level and noise of up to most x most boxes spread over the field, for each image: lists of flat arrays.
+def boxes(images, box=BOX, most=24):
+    """Level and noise of up to most x most boxes spread over the field, for each image, as lists of flat arrays; and
+    the boxes' middles y and x, from -1 to 1 over the image.
 
     The level is the mean within 3.5 sigma of the median: photon noise is skewed, and it is the mean that makes
     the sum over an aperture of nothing zero.  Boxes less than half of which hold values are NaN.
@@ -223,8 +225,8 @@ def _boxes(images, box=32, most=24):
     tops, lefts = (np.unique(np.linspace(0, n - box, min(most, -(-n // box))).astype(int)) for n in (height, width))
     levels, noises = [], []
     for data in images:
-        cut = np.stack([data[t:t + box, c:c + box].ravel() for t in tops for c in lefts]).astype("f4")
-        cut[~np.isfinite(cut)] = np.nan
+        cut = np.stack([data[t:t + box, c:c + box].ravel() for t in tops for c in lefts]).astype("f4", copy=False)
+        cut[np.isinf(cut)] = np.nan
         level = median(cut)
         noise = 1.4826 * median(np.abs(cut - level[:, None]))
         inside = np.abs(cut - level[:, None]) <= 3.5 * noise[:, None]
@@ -233,4 +235,5 @@ def _boxes(images, box=32, most=24):
         full = np.isfinite(cut).sum(1) >= 0.5 * cut.shape[1]
         levels.append(np.where(full, mean, np.nan).astype("f8"))
         noises.append(np.where(full, noise, np.nan).astype("f8"))
-    return levels, noises
+    y, x = (2 * (first + (box - 1) / 2) / max(n - 1, 1) - 1 for first, n in ((tops, height), (lefts, width)))
+    return levels, noises, np.repeat(y, len(x)), np.tile(x, len(y))

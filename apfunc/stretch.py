@@ -9,8 +9,8 @@ Every colour is multiplied by the same shown(I) / I, which keeps its hue.
 import numpy as np
 
 SKY = 0.09  # shown level of the sky: dark, a little above black
-GRAIN = (0.007, 0.022)  # shown noise of a sky pixel: the least and the most that a curve is made for
-NEBULA = 0.42  # shown level that the brighter parts of a nebula are brought to, noise permitting
+GRAIN = (0.007, 0.026)  # shown noise of a sky pixel: the least and the most that a curve is made for
+NEBULA = 0.5  # shown level that the brighter parts of a nebula are brought to, noise permitting
 
 
 def curve(sample, noise, soft=None, white=None, strength=1.0):
@@ -52,15 +52,18 @@ def _soft(shown, wanted, white):
     return float(np.exp(middle))
 
 
-def _extended(sample, block=8):
+def _extended(sample):
     """Brightness of the brighter extended light: the 97th percentile of the medians of blocks."""
-    rows, columns = (n // block * block for n in sample.shape)
-    if not rows or not columns:
-        return 0.0
-    blocks = (sample[:rows, :columns].reshape(rows // block, block, -1, block).transpose(0, 2, 1,
-                                                                                         3).reshape(-1, block * block))
-    blocks = np.median(blocks[np.isfinite(blocks).all(1)], axis=1)
-    return float(np.quantile(blocks, 0.97)) if blocks.size else 0.0
+    found = blocks(sample)
+    return float(np.quantile(found, 0.97)) if found.size else 0.0
+
+
+def blocks(sample, side=8):
+    """Medians of the blocks of side x side pixels that hold no NaN, 1-D."""
+    rows, columns = (n // side for n in sample.shape)
+    cut = sample[:rows * side, :columns * side].reshape(rows, side, columns, side)
+    cut = cut.transpose(0, 2, 1, 3).reshape(rows * columns, side**2)
+    return np.median(cut[np.isfinite(cut).all(1)], axis=1)
 
 
 def factor(light, soft, scale):
