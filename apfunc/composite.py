@@ -6,7 +6,8 @@
 
 as Lupton et al. (2004, PASP 116, 133): one factor for the three colours keeps the hue.  Where the light is faint the
 difference of a colour from the mean is smoothed, for the eye sees noise in colour worse than noise in brightness;
-what is brighter than white goes to white, and so do the saturated cores of stars, whose colour nobody knows.
+what is brighter than white goes to white, and so do the saturated cores of stars, whose colour nobody knows.  The
+palette SHO is mixed a little, for H-alpha, which outshines the rest, would make it green; "SII,Ha,OIII" is not.
 """
 
 import numpy as np
@@ -20,6 +21,8 @@ from apfunc.paint import render
 from apfunc.palette import palette_for
 
 STRETCHES = ("auto", "arcsinh", "linear")
+HBETA = 0.2  # the blue light that comes with that of H-alpha
+HUBBLE = np.array([[0.45, 0.55, 0], [0.25, 0.4, 0.35], [0, 0.1, 0.9]])  # of S, H, O: orange, gold, teal; grey stays grey
 
 
 def composite(images, palette=None, stretch="auto", balance="stars", weights=None, ha=None, soft=None, white=None,
@@ -61,13 +64,14 @@ def composite(images, palette=None, stretch="auto", balance="stars", weights=Non
     surfaces, noises = level.skies(data, flatten)
     if not np.isfinite(noises).all():
         raise ValueError("no sky to be seen in the common area; check the stacks")
-    noises, skies = np.array(noises), [float(np.median(level.at(c, data[0].shape, np.s_[::64], np.s_[::64]))) for c in surfaces]
+    noises, coarse = np.array(noises), np.s_[::64]
+    skies = [float(np.median(level.at(c, data[0].shape, coarse, coarse))) for c in surfaces]
     saturates = [number(images[f][1], "SATURATE") for f in used]
     step = max(1, int(np.sqrt(data[0].size / 4e5)))
     sample = [d[::step, ::step] - level.at(c, d.shape, np.s_[::step], np.s_[::step]) for d, c in zip(data, surfaces)]
     weight, how, count = balanced(data, sample, skies, noises, saturates, used, roles, balance, weights, catalog,
                                   images[used[0]][1], window)
-    mix, light, ha = _mixture(used, roles, weight, noises, ha)
+    mix, light, ha = _mixture(name, used, roles, weight, noises, ha)
     full = [None if s is None else s - sky for s, sky in zip(saturates, skies)]
     noise = float(np.sqrt(((light * noises)**2).sum()))
     curve = _curve(stretch, sample, light, noise * (1 - 0.9 * denoise), soft, white, strength)
@@ -87,22 +91,25 @@ def _named(images):
     return {name: (np.asarray(d).astype("f4", copy=False), h) for name, (d, h) in images.items()}
 
 
-def _mixture(used, roles, weight, noises, ha):
+def _mixture(palette, used, roles, weight, noises, ha):
     """The matrix (3, images) of the colours, the row (images) of the brightness, and the share of H-alpha used."""
     unit = dict(zip(used, np.diag(weight)))
     colour = {role: unit[f] for role, f in roles.items()}
     if "R" not in colour:
         return np.stack([colour["L"]] * 3), colour["L"], None
-    colour.setdefault("G", (colour["R"] + colour["B"]) / 2)
+    share = 2 / 3 if band(roles.get("B", "")) == "g" else 1 / 2  # g reaches far into the green
+    colour.setdefault("G", (1 - share) * colour["R"] + share * colour["B"])
+    line = np.zeros(len(used))
     if "Ha" in colour:
-        broad = "G" if band(roles["G"]) == "r" else "R"  # the band that holds the line
+        broad = "G" if band(roles.get("G", "")) == "r" else "R"  # the band that holds the line
         sigma = {role: np.sqrt(((colour[role] * noises)**2).sum()) for role in ("R", "Ha")}
         ha = float(np.clip(sigma["R"] / (sigma["R"] + sigma["Ha"]), 0.1, 0.6)) if ha is None else float(ha)
         line = ha * (colour["Ha"] - colour[broad])
-        colour["R"] = colour["R"] + line
-        colour["B"] = colour["B"] + 0.12 * line  # the H-beta that comes with it
     mix = np.stack([colour[c] for c in "RGB"])
-    return mix, colour.get("L", mix.mean(0)), ha
+    mix += np.array([1, 0, HBETA])[:, None] * line
+    if palette == "SHO":
+        mix = HUBBLE @ mix
+    return mix, colour["L"] + (1 + HBETA) / 3 * line if "L" in colour else mix.mean(0), ha
 
 
 def _curve(kind, sample, light, noise, soft, white, strength):
@@ -137,7 +144,7 @@ def _header(images, used, roles, window, name, note, kind, weight, how, count, h
     header["WHITE"] = (float(f"{curve[2]:.6g}"), "intensity shown white")
     if ha is not None:
         header["HASHARE"] = (round(ha, 4), "share of H-alpha in red")
-    header["CROPX0"], header["CROPY0"] = ((int(x0), "columns cropped on the left"), (int(y0),
-                                                                                     "rows cropped at the bottom"))
+    header["CROPX0"] = (int(x0), "columns cropped on the left")
+    header["CROPY0"] = (int(y0), "rows cropped at the bottom")
     history(header, "composite", palette=name, stretch=kind, balance=how)
     return header

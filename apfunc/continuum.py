@@ -114,8 +114,8 @@ def _matched(one, two, x, y, shapes, widths, noises, radius):
     """Both images with one PSF, and which of them was convolved for it."""
     flux, error, half = np.array([starflux.fluxes(d, x, y, radius) for d in (one, two)]).transpose(1, 0, 2)
     good = starflux.good_stars(flux, error, half)
-    good[good] = starflux.slope(flux[1, good], error[1, good], flux[0, good],
-                                error[0, good])[2]  # not those with a nebula on them
+    _, _, plain = starflux.slope(flux[1, good], error[1, good], flux[0, good], error[0, good])
+    good[good] = plain  # not those with a nebula on them
     a, b = (0, 1) if widths[0] <= widths[1] else (1, 0)
     kernel = psfmatch.kernel((one, two)[a], (one, two)[b], x[good], y[good], (shapes[a], shapes[b]),
                              flux[[a, b]][:, good], (noises[a], noises[b]))
@@ -214,11 +214,10 @@ def _describe(header, cont, s, error, source, by_stars, by_pixels, measured):
         header["CONTAGRE"] = (bool(abs(difference) <= AGREE), "do the two factors agree")
     if len(fl):
         weight = (s * fc / el)**2
-        _put(header, "CONTRESI",
-             np.average((fl - s * fc) / (s * fc), weights=weight) if s else None,
-             "mean flux left in stars, of continuum flux")
-    for key, name, comment in (("CONTFILE", "RAWFILE", "the broad band"), ("CONTFILT", "FILTER",
-                                                                           "filter of the broad band")):
+        left = np.average((fl - s * fc) / (s * fc), weights=weight) if s else None
+        _put(header, "CONTRESI", left, "mean flux left in stars, of continuum flux")
+    for key, name, comment in (("CONTFILE", "RAWFILE", "the broad band"),
+                               ("CONTFILT", "FILTER", "filter of the broad band")):
         if text(cont, name):
             header[key] = (text(cont, name), comment)
 

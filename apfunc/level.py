@@ -19,8 +19,8 @@ def skies(images, degree=None):
     """(surfaces, noises) of 2-D images of one shape; NaN = no value.
 
     surfaces  a square array of coefficients c for each image, to be drawn with `at`; noises: of a sky pixel, of each.
-    degree    of the surfaces; None: 1, a plane, or where the sky is curved and hardly anything else is seen, 3: a nebula
-              is never that smooth, so that none is taken for a gradient.
+    degree    of the surfaces; None: 1, a plane, or where the sky is curved and hardly anything else is seen, 3: a
+              nebula is never that smooth, so that none is taken for a gradient.
 
     Measured in the boxes of `starflux.boxes`.  A constant where they are few.  NaN where nothing can be measured.
     """
@@ -43,7 +43,7 @@ def skies(images, degree=None):
 
 
 def at(surface, shape, rows=slice(None), columns=slice(None)):
-    """The surface of an image of `shape` at its `rows` and `columns` (slices), float32; a number when it is constant."""
+    """The surface of an image of `shape` at its `rows` and `columns` (slices), float32; a number when constant."""
     if surface.size == 1:
         return np.float32(surface[0, 0])
     y, x = (2 * np.arange(n)[part] / max(n - 1, 1) - 1 for n, part in zip(shape, (rows, columns)))

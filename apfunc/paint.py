@@ -56,7 +56,7 @@ def _combine(row, planes):
 
 
 def _repair(planes, full):
-    """Fill small holes of `planes` in place from around them; what stays empty, and the saturated pixels, as masks."""
+    """Fill small holes of `planes` from around them; what stays empty as a mask, and the share of saturation."""
     missing = np.zeros(planes[0].shape, bool)
     blown = np.zeros(planes[0].shape, bool)
     for plane, limit in zip(planes, full):
@@ -66,8 +66,7 @@ def _repair(planes, full):
         if not hole.any():
             continue
         plane[hole] = np.nan
-        for reach in (1, 1, 2, 2, 2, 2, 3,
-                      3):  # from the rim of a hole inwards; a border, seen from one side only, stays
+        for reach in (1, 1, 2, 2, 2, 2, 3, 3):  # from the rim of a hole inwards; a border, seen from one side, stays
             y, x = np.nonzero(np.isnan(plane))
             if len(y) == 0 or len(y) > 0.2 * plane.size:
                 break
@@ -78,21 +77,13 @@ def _repair(planes, full):
         hole = np.isnan(plane)
         missing |= hole
         plane[hole] = 0
-    if blown.any():
-        grown = blown.copy()
-        for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-            for sign in (1, -1):
-                grown |= _shifted(blown, sign * dy, sign * dx)
-        blown = grown
-    return missing, blown
+    return missing, _feathered(blown)
 
 
-def _shifted(mask, dy, dx):
-    out = np.zeros_like(mask)
-    a, b = mask.shape
-    out[max(dy, 0):a + min(dy, 0), max(dx, 0):b + min(dx, 0)] = mask[max(-dy, 0):a + min(-dy, 0),
-                                                                     max(-dx, 0):b + min(-dx, 0)]
-    return out
+def _feathered(blown):
+    """1 on saturated pixels and beside them, falling to 0 over three more; float32."""
+    blown = blown.astype("f4")
+    return np.minimum(separable(blown, [1, 0.8, 0.3, 0.1]), 1) if blown.any() else blown
 
 
 def _quiet(bright, noise, share, part):
@@ -133,7 +124,7 @@ def _calm(red, blue, mean, blown, noise, narrow, part):
     total = separable(weight, wide) + np.float32(1e-6)
     soft = [separable(weight * v, wide) / total for v in small]
     seen = np.clip(soft[0] * np.float32(1 / (4 * DARK * noise)), 0, 1)
-    true = 1 - np.minimum(_halved(blown.astype("f4"), rows, columns), 1)
+    true = 1 - np.minimum(_halved(blown, rows, columns), 1)
     light = np.maximum(separable(true * small[0], close), np.float32(4 * noise))
     hue = [separable(true * v, close) / light for v in small[1:]]
     clear = np.maximum(small[0], 0)**2
@@ -162,9 +153,8 @@ def _doubled(plane, shape, part=slice(None)):
     low, high = max(min(first // 2, len(plane)) - 1, 0), min(last // 2 + 2, len(plane))
     plane = plane[low:high]
     tall = _between(plane.T).T
-    tall = tall[first - 2 * low:last - 2 * low] if last - 2 * low <= len(tall) else tall[np.minimum(
-        np.arange(first - 2 * low, last - 2 * low),
-        len(tall) - 1)]  # an odd last row repeats the one before
+    rows = np.minimum(np.arange(first - 2 * low, last - 2 * low), len(tall) - 1)  # an odd last row is repeated
+    tall = tall[rows[0]:rows[-1] + 1] if rows[-1] - rows[0] + 1 == len(rows) else tall[rows]
     out = _between(tall)
     return np.pad(out, [(0, 0), (0, shape[1] - out.shape[1])], mode="edge") if out.shape[1] < shape[1] else out
 
@@ -172,8 +162,8 @@ def _doubled(plane, shape, part=slice(None)):
 def _between(plane):
     """Twice as many columns, each three quarters of its own and a quarter of the next one's value."""
     near, far = plane * np.float32(0.75), plane * np.float32(0.25)
-    out = (np.empty((2 * plane.shape[1], len(plane)), "f4").T if plane.flags.f_contiguous else np.empty(
-        (len(plane), 2 * plane.shape[1]), "f4"))
+    shape, turned = (len(plane), 2 * plane.shape[1]), plane.flags.f_contiguous
+    out = np.empty(shape[::-1], "f4").T if turned else np.empty(shape, "f4")
     np.add(near[:, 1:], far[:, :-1], out=out[:, 2::2])
     np.add(near[:, :-1], far[:, 1:], out=out[:, 1:-1:2])
     out[:, 0], out[:, -1] = plane[:, 0], plane[:, -1]
@@ -183,18 +173,17 @@ def _between(plane):
 def _fade(level, blown):
     """How much colour to keep: all of it up to 0.8 of white, none from 1.05 on and where a filter is saturated."""
     keep = np.clip((np.float32(1.05) - level) * np.float32(4), 0, 1)
-    if blown.any():
-        keep[blown] = 0
-    return keep
+    return keep * (1 - blown)
 
 
 def _tame(shown, level):
-    """Bring colours above white back into range (in place): towards grey of the same brightness, keeping the hue."""
+    """Bring colours above white and below black back into range (in place): towards grey, keeping hue and brightness."""
     np.minimum(level, 1, out=level)
-    top = shown.max(0)
-    over = top > 1
+    top, bottom = shown.max(0), shown.min(0)
+    over = (top > 1) | (bottom < 0)
     if over.any():
-        grey = level[over]
-        keep = (1 - grey) / np.maximum(top[over] - grey, 1e-6)
-        shown[:, over] = grey + (shown[:, over] - grey) * np.clip(keep, 0, 1)
+        grey, top, bottom = np.maximum(level[over], 0), top[over], bottom[over]
+        keep = (1 - grey) / np.maximum(np.maximum(top - grey, 1 - grey), 1e-6)
+        keep = np.minimum(keep, grey / np.maximum(np.maximum(grey - bottom, grey), 1e-6))
+        shown[:, over] = grey + (shown[:, over] - grey) * keep
     np.clip(shown, 0, 1, out=shown)

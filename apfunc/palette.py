@@ -3,15 +3,11 @@
 from apfunc.names import band
 
 # A palette is a dict from role to band.  L gives the luminance, Ha is mixed into R.
-PALETTES = {
-    "HaRGB": {"R": "R", "G": "G", "B": "B", "Ha": "Ha"}, "LRGB": {"L": "L", "R": "R", "G": "G", "B": "B"},
-    "RGB": {"R": "R", "G": "G", "B": "B"}, "SHO": {"R": "SII", "G": "Ha",
-                                                   "B": "OIII"}, "HOO": {"R": "Ha", "G": "OIII", "B": "OIII"}
-}
-WAVELENGTH = {
-    "u": 355, "U": 365, "B": 440, "g": 477, "Hb": 486, "OIII": 501, "G": 530, "V": 551, "L": 560, "r": 623, "R": 640,
-    "Ha": 656, "NII": 658, "SII": 672, "i": 763, "I": 800, "z": 905
-}  # nm
+PALETTES = {"HaRGB": {"R": "R", "G": "G", "B": "B", "Ha": "Ha"}, "LRGB": {"L": "L", "R": "R", "G": "G", "B": "B"},
+            "RGB": {"R": "R", "G": "G", "B": "B"}, "SHO": {"R": "SII", "G": "Ha", "B": "OIII"},
+            "HOO": {"R": "Ha", "G": "OIII", "B": "OIII"}}
+WAVELENGTH = {"u": 355, "U": 365, "B": 440, "g": 477, "Hb": 486, "OIII": 501, "G": 530, "V": 551, "L": 560, "r": 623,
+              "R": 640, "Ha": 656, "NII": 658, "SII": 672, "i": 763, "I": 800, "z": 905}  # nm
 VISIBLE = (640, 540, 450)  # what red, green and blue would be
 NARROW = ("Ha", "Hb", "OIII", "SII", "NII")
 
@@ -108,7 +104,9 @@ def _nearest(have):
     colours = [b for b in order if b != "L"]
     broad = [b for b in colours if b not in NARROW]
     pool = broad if len(broad) >= 3 else colours
-    if len(pool) >= 3:
+    if "Ha" in have and {"r", "g"} <= set(broad) and not {"R", "B"} & set(broad):
+        roles, name = {"R": "r", "B": "g", "Ha": "Ha"}, "HaRGB"  # nearer to what the eye would see than one with i or z
+    elif len(pool) >= 3:
         best = min(combinations(pool, 3),
                    key=lambda three: sum(abs(WAVELENGTH.get(b, 0) - w) for b, w in zip(three, VISIBLE)))
         roles = dict(zip("RGB", best))

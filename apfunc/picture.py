@@ -113,8 +113,8 @@ def avm(header, shape):
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:dc="http://purl.org/dc/elements/1.1/" '
         'xmlns:avm="http://www.communicatingastronomy.org/avm/1.0/"><rdf:Description rdf:about="">'
-        "<avm:MetadataVersion>1.1</avm:MetadataVersion>" + "".join(f"<{tag}>{value}</{tag}>"
-                                                                   for tag, value in tags.items())
+        "<avm:MetadataVersion>1.1</avm:MetadataVersion>"
+        + "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags.items())
         + '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>').encode()
 
 
@@ -134,9 +134,9 @@ def _spatial(header, shape):
     return {
         "Spatial.CoordinateFrame": frame if frame in ("ICRS", "FK5", "FK4") else "ICRS",
         "Spatial.Equinox": number(header, "EQUINOX") or 2000.0, "Spatial.ReferenceValue": values[:2],
-        "Spatial.ReferenceDimension": [float(shape[1]),
-                                       float(shape[0])], "Spatial.ReferencePixel": values[2:], "Spatial.Scale": scale,
-        "Spatial.Rotation": rotation, "Spatial.CoordsystemProjection": types[0][5:8] or "TAN", "Spatial.Quality": "Full"
+        "Spatial.ReferenceDimension": [float(shape[1]), float(shape[0])], "Spatial.ReferencePixel": values[2:],
+        "Spatial.Scale": scale, "Spatial.Rotation": rotation,
+        "Spatial.CoordsystemProjection": types[0][5:8] or "TAN", "Spatial.Quality": "Full"
     }
 
 

@@ -48,5 +48,5 @@ def binned(data, block):
     good = np.isfinite(cut)
     count = good.sum((1, 3))
     with np.errstate(all="ignore"):
-        return ((np.where(good, cut, 0).sum((1, 3)) / count).astype("f4") if not good.all() else cut.mean(
-            (1, 3), dtype="f4"))
+        mean = cut.mean((1, 3), dtype="f4") if good.all() else np.where(good, cut, 0).sum((1, 3)) / count
+    return mean.astype("f4", copy=False)

@@ -49,8 +49,9 @@ def profile(data, x, y, noise, gain=None, width=3.5):
     mean[0, [psf.X, psf.Y, psf.SKY]] = 0
     mean[0, psf.A] /= psf.total(mean)[0]
     found = fwhm(mean)
-    return ((mean,
-             float(error)) if 0.6 < found / width < 1.5 or width != 3.5 else profile(data, x, y, noise, gain, found))
+    if 0.6 < found / width < 1.5 or width != 3.5:
+        return mean, float(error)
+    return profile(data, x, y, noise, gain, found)
 
 
 def alike(profiles):

@@ -44,8 +44,8 @@ def peaks(data, noise, sky=0.0, sigma=10.0, tile=TILE, reach=12):
     core = cut[:, distance < 1.5].mean(1) - ring
     near = cut[:, (distance > 0) & (distance <= 1)].mean(1) - ring
     highest = cut[:, distance < 5].max(1) <= cut[:, distance == 0][:, 0]
-    star = (highest & (core > sigma / 3 * np.maximum(noise, spread)) & (near > 0.2 *
-                                                                        (cut[:, distance == 0][:, 0] - ring)))
+    star = highest & (core > sigma / 3 * np.maximum(noise, spread))
+    star &= near > 0.2 * (cut[:, distance == 0][:, 0] - ring)
     order = np.argsort(-core[star], kind="stable")[:MOST]
     return x[star][order], y[star][order]
 
@@ -64,8 +64,8 @@ def median(values):
     """Median along axis 1 of what is not NaN; NaN where all are."""
     values = np.sort(values, axis=1)  # NaN last
     row, count = np.arange(len(values)), np.isfinite(values).sum(1)
-    middle = (values[row, np.maximum(
-        (count - 1) // 2, 0)] + values[row, np.minimum(count // 2, values.shape[1] - 1)]) / 2
+    last = values.shape[1] - 1
+    middle = (values[row, np.maximum((count - 1) // 2, 0)] + values[row, np.minimum(count // 2, last)]) / 2
     return np.where(count > 0, middle, np.float32(np.nan)) if values.size else np.full(len(values), np.nan, "f4")
 
 

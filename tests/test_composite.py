@@ -5,7 +5,7 @@ import pytest
 from astropy.io.fits import Header
 from astropy.table import Table
 
-from apfunc import crop, paint, stretch
+from apfunc import crop, level, paint, stretch
 from apfunc.composite import composite
 from apfunc.palette import palette_for, palettes_for
 
@@ -19,9 +19,8 @@ def star(size, x, y, sigma=1.3):
 COLOURS = np.array([[1.5, 1.0, 0.6], [1.0, 1.0, 1.0], [0.75, 1.0, 1.5]])
 
 
-def field(factors=(1.0, 0.7, 0.4), skies=(90, 60,
-                                          40), size=288, stars=45, nebula=(40, 4,
-                                                                           8), seed=1, noise=3.0, bright=None, **keys):
+def field(factors=(1.0, 0.7, 0.4), skies=(90, 60, 40), size=288, stars=45, nebula=(40, 4, 8), seed=1, noise=3.0,
+          bright=None, **keys):
     """R, G, B images of stars and a nebula through filters of different throughput; and the stars' places and kinds."""
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(12, size - 12, (2, stars))
@@ -264,7 +263,7 @@ def test_palettes():
     assert palette_for(["g", "r", "z"])[:2] == ("RGB", {"R": "z", "G": "r", "B": "g"})
     assert palette_for(["g", "r", "i"])[:2] == ("RGB", {"R": "i", "G": "r", "B": "g"})
     name, roles, note = palette_for(["g", "r", "z", "H-Alpha"])
-    assert (name, roles) == ("HaRGB", {"R": "z", "G": "r", "B": "g", "Ha": "H-Alpha"}) and "R is z" in note
+    assert (name, roles) == ("HaRGB", {"R": "r", "B": "g", "Ha": "H-Alpha"}) and "R is r" in note
     assert palette_for(["z"]) == ("z", {"L": "z"}, "grey picture of z")
     assert palette_for(["V", "B", "R", "I"])[1] == {"R": "R", "G": "V", "B": "B"}
     name, roles, note = palette_for(["Ha", "OIII"], "SHO")
@@ -275,8 +274,8 @@ def test_palettes():
         palette_for(["R", "G", "B"], "X,G,B")
     with pytest.raises(ValueError, match="no filter"):
         palette_for([])
-    for filters in (["R", "Ha"], ["L", "Ha"], ["R", "G"], ["SII", "Ha"], ["L", "R", "G"], ["u", "g", "r", "i",
-                                                                                           "z"], ["R", "Ha", "OIII"]):
+    for filters in ("R Ha", "L Ha", "R G", "SII Ha", "L R G", "u g r i z", "g r z Ha", "R Ha OIII"):
+        filters = filters.split()
         for name, used in palettes_for(filters).items():
             assert palette_for(used, name)[0] == name and "-" not in name  # make hands the name back
             assert set(used) <= set(filters)
@@ -284,10 +283,35 @@ def test_palettes():
 
 @pytest.mark.parametrize("rows", [63, 64, 65, 66, 127, 128, 129, 130, 193])
 def test_any_number_of_rows_is_painted(rows):
-    images = {
-        f: (np.random.default_rng(i).normal(100, 5, (rows, 81)).astype("f4"), Header())
-        for i, f in enumerate("RGB")
-    }
+    rng = np.random.default_rng(1)
+    images = {f: (rng.normal(100, 5, (rows, 81)).astype("f4"), Header()) for f in "RGB"}
     for names in ("RGB", "R"):
         rgb, _ = composite({n: images[n] for n in names})
         assert rgb.shape == (rows, 81, 3) and rgb[-1].any() and rgb[0].any()
+
+
+def test_sky_is_found_under_a_nebula_that_covers_most_of_the_field():
+    rng = np.random.default_rng(6)
+    y, x = np.mgrid[-1:1:400j, -1:1:400j]
+    veil = 30 * np.exp(-((x + 0.4)**2 + y**2) / 2 / 0.35**2) + 4 * (x < 0.5)
+    plane = 100 + 6 * x - 3 * y
+    images = [(plane + k * veil + rng.normal(0, 5, x.shape)).astype("f4") for k in (1, 0.1)]
+    surfaces, noises = level.skies(images)
+    for surface, sigma in zip(surfaces, (1.6, 0.6)):
+        assert len(surface) == 2
+        assert np.abs(level.at(surface, x.shape) - plane)[:, 300:].mean() < sigma
+    assert noises == pytest.approx([5, 5], rel=0.05)
+    curved = plane + 8 * y**3 - 5 * x**2
+    surface, = level.skies([(curved + rng.normal(0, 5, x.shape)).astype("f4")])[0]
+    assert len(surface) == 4 and np.abs(level.at(surface, x.shape) - curved).mean() < 0.5
+    part = level.at(surface, x.shape, slice(10, 20), slice(None, None, 7))
+    np.testing.assert_allclose(part, level.at(surface, x.shape)[10:20, ::7], rtol=1e-5)
+    assert level.skies(images, 0)[0][0].shape == (1, 1)
+
+
+def test_rim_that_few_frames_reach_is_cropped():
+    images, _ = field()
+    weight = np.ones((288, 288), "f4")
+    weight[:20] = 0.1
+    for coverage in ([weight], [weight[::16]]):
+        assert composite(images, coverage=coverage)[1]["CROPY0"] in range(19, 34)
