@@ -3,7 +3,9 @@
 import numpy as np
 
 from apfunc.header import BAD, COLUMN, DEAD, HOT, SATURATED, UNSTABLE, USER, history, number, text
-from apfunc.standout import lines, residual, spread
+from apfunc.standout import beyond, least_around, level_at, lines, residual, spread
+
+BAND = 448  # rows of flats read at a time
 
 
 def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot=1.0, dead=0.2, gain=None):
@@ -11,7 +13,8 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
 
     dark    master dark: (data, header) or ((data, header), planes), in ADU for its EXPTIME; its UNCERT and
             MASK planes, when there, show unstable pixels
-    flats   master flats, normalised to 1, of any filters; bias: a master bias (as dark)
+    flats   master flats, normalised to 1, of any filters, also as rows-like (`apfunc.raw`): they are read in bands;
+            bias: a master bias (as dark)
     user    a dict as read from YAML, any of bad_columns: [x, …], bad_rows: [y, …], bad_rectangles:
             [[first row, last row, first column, last column], …]; pixels count from 1, ends are included
     shape   (rows, columns) of the map, needed only when there is no master
@@ -33,7 +36,7 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
 
     >>> bad, header = badpix(dark, flats=[flat], user={"bad_columns": [12, 13]})         # doctest: +SKIP
     """
-    dark, bias, flats = _split(dark), _split(bias), [_split(flat) for flat in flats]
+    dark, bias, flats = _whole(dark), _whole(bias), [_split(flat) for flat in flats]
     masters = [m for m in (dark, bias, *flats) if m is not None]
     shapes = {m[0][0].shape for m in masters} | ({tuple(shape)} if shape is not None else set())
     if not shapes:
@@ -42,6 +45,7 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
         raise ValueError(f"masters of different shapes {sorted(shapes)}; use those of one camera and binning")
     out = np.zeros(shapes.pop(), "u1")
     if any(m[0][1].get("BAYERPAT") for m in masters):  # each of the four colours of a mosaic against its own kind
+        flats = [_whole(flat) for flat in flats]
         for r, c in np.ndindex(2, 2):
             one, two, more = _colour(dark, r, c), _colour(bias, r, c), [_colour(flat, r, c) for flat in flats]
             out[r::2, c::2] = badpix(one, more, two, None, None, sigma, hot, dead, gain)[0]
@@ -52,7 +56,7 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
     if bias is not None:
         rest = residual(bias[0][0])
         scatter = spread(rest)
-        out[lines(rest, scatter, sigma, 2 * sigma * float(np.median(scatter)))] |= COLUMN  # less is subtracted well
+        out[lines(rest, scatter, sigma, 2 * sigma * _middle(scatter))] |= COLUMN  # less is subtracted well
         out[~np.isfinite(bias[0][0])] |= DEAD
         _unstable(out, bias)
     _from_flats(out, flats, sigma, dead)
@@ -79,15 +83,15 @@ def _from_dark(out, dark, bias, sigma, hot, gain):
     least = hot * exposure / gain if gain and exposure else 0.0
     rest = residual(data)
     scatter = spread(rest)
-    out[rest > np.maximum(sigma * scatter, least)] |= HOT
-    out[lines(rest, scatter, sigma, max(float(np.median(scatter)), least / 10))] |= COLUMN
+    out.ravel()[beyond(rest, scatter, sigma, least)] |= HOT
+    out[lines(rest, scatter, sigma, max(_middle(scatter), least / 10))] |= COLUMN
     out[~np.isfinite(data)] |= HOT
-    _unstable(out, dark, np.maximum(rest, 0) / gain if gain else 0)
+    _unstable(out, dark, rest, gain)
 
 
-def _unstable(out, master, extra=0):
+def _unstable(out, master, rest=None, gain=None):
     """Unstable: clipped in most frames (MASK), or the standard error (UNCERT) is above that of the surroundings, with
-    the shot noise of what the pixel has more than these [adu^2] allowed for, by a factor that chance does not give:
+    the shot noise of what the pixel has more than these (`rest`) allowed for, by a factor that chance does not give:
     4, or in few frames the 5.5 sigma point of chi^2 (Wilson & Hilferty 1931)."""
     (_, header), planes = master
     frames = int(number(header, "NCOMBINE") or 2)
@@ -99,27 +103,36 @@ def _unstable(out, master, extra=0):
         free = 2 / (9 * max(frames - 1, 1))
         factor2 = max(16, (1 - free + 5.5 * free**0.5) ** 3)
         error = np.asarray(planes["UNCERT"], "f4")
-        rest = residual(error)
-        out[error**2 > factor2 * ((error - rest) ** 2 + extra / frames)] |= UNSTABLE
+        bound = 0.999 * factor2**0.5 * least_around(error)
+        at = np.flatnonzero(error > np.repeat(bound, 8, axis=0)[:len(error)])
+        extra = np.maximum(rest.ravel()[at], 0) / gain if gain else 0
+        far = error.ravel()[at]**2 > factor2 * (level_at(error, at)**2 + extra / frames)
+        out.ravel()[at[far]] |= UNSTABLE
 
 
 def _from_flats(out, flats, sigma, dead):
     """Dead: |flat / local median - 1| > max(dead, sigma * scatter), of the mean flat, and half of that in most flats."""
     if not flats:
         return
-    mean = sum(np.asarray(data, "f4") for (data, _), _ in flats) / len(flats)
+    mean = np.empty(out.shape, "f4")
+    for a in range(0, len(out), BAND):
+        mean[a:a + BAND] = sum(np.asarray(rows[a:a + BAND], "f4") for (rows, _), _ in flats) / len(flats)
     rest = residual(mean)
-    level = mean - rest
+    level = np.subtract(mean, rest, out=mean)
     with np.errstate(invalid="ignore", divide="ignore"):
-        rest = rest / np.where(level > 0, level, np.nan)
+        rest /= level
+    rest[~(level > 0)] = np.nan
     scatter = spread(rest)
-    limit = np.maximum(dead, sigma * scatter)
-    y, x = np.nonzero(~(np.abs(rest) <= limit))
-    with np.errstate(invalid="ignore"):
-        votes = sum(~(np.abs(data[y, x] / level[y, x] - 1) <= limit[y, x] / 2) for (data, _), _ in flats)
-    most = 2 * votes >= len(flats)
-    out[y[most], x[most]] |= DEAD
-    out[lines(rest, scatter, sigma, max(dead / 4, float(np.median(scatter))))] |= COLUMN
+    at = beyond(rest, scatter, sigma, dead, below=True)
+    limit, votes = np.maximum(dead, sigma * scatter.ravel()[at]), 0
+    for (rows, _), _ in flats:
+        values = np.concatenate([np.asarray(rows[a:a + BAND], "f4").ravel()[
+            at[slice(*np.searchsorted(at, (a * out.shape[1], (a + BAND) * out.shape[1])))] - a * out.shape[1]]
+            for a in range(0, len(out), BAND)])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            votes = votes + ~(np.abs(values / level.ravel()[at] - 1) <= limit / 2)
+    out.ravel()[at[2 * votes >= len(flats)]] |= DEAD
+    out[lines(rest, scatter, sigma, max(dead / 4, _middle(scatter)))] |= COLUMN
 
 
 def user_map(user, shape):
@@ -145,11 +158,29 @@ def user_map(user, shape):
 
 
 def _split(master):
-    """((data, header), planes) of a master with or without planes; None of None."""
+    """((rows, header), planes) of a master with or without planes; None of None."""
     if master is None:
         return None
     image, planes = master if isinstance(master[0], tuple) else (master, {})
-    return (np.asarray(image[0], "f4"), image[1]), planes or {}
+    return image, planes or {}
+
+
+def _whole(master):
+    """((data, header), planes), all in memory."""
+    if master is None:
+        return None
+    (rows, header), planes = _split(master)
+    return (np.asarray(rows[:], "f4"), header), {name: np.asarray(plane[:]) for name, plane in planes.items()}
+
+
+def _middle(scatter):
+    """The median of a map that is smooth."""
+    return float(np.median(scatter[::3, ::3]))
+
+
+def _thin(rows):
+    """Every seventh pixel of every seventh row."""
+    return np.concatenate([np.asarray(rows[a:a + BAND][::7, ::7], "f4") for a in range(0, rows.shape[0], BAND)])
 
 
 def _known_gain(header, option, flats):
@@ -161,12 +192,11 @@ def _known_gain(header, option, flats):
     except ValueError:
         pass
     found = []
-    for (data, head), planes in flats:
+    for (rows, head), planes in flats:
         level, frames = number(head, "FLATNORM"), number(head, "NCOMBINE")
         if planes.get("UNCERT") is not None and level and frames:
-            thin = np.s_[::7, ::7]
             with np.errstate(invalid="ignore", divide="ignore"):
-                found.append(np.nanmedian(data[thin] / planes["UNCERT"][thin] ** 2) / (level * frames))
+                found.append(np.nanmedian(_thin(rows) / _thin(planes["UNCERT"]) ** 2) / (level * frames))
     found = [value for value in found if np.isfinite(value) and value > 0]
     return float(np.median(found)) if found else None
 

@@ -64,7 +64,18 @@ def badpix(bias, dark, flats, user, output, **options):
         with about(user), open(user) as stream:
             own = yaml.safe_load(stream)
     masters = given({"bias": bias and planes_of(bias), "dark": dark and planes_of(dark), "user": own})
-    io.write(output_of(output), badpix(flats=[planes_of(f) for f in flats], **masters, **given(options)))
+    io.write(output_of(output), badpix(flats=[flat_of(path) for path in flats], **masters, **given(options)))
+
+
+def flat_of(path):
+    """``((rows, header), planes)`` of a master flat, read when asked for."""
+    import contextlib
+    from apfunc import io
+    with about(path):
+        image, planes = io.read_rows(path), {}
+        with contextlib.suppress(KeyError):
+            planes["UNCERT"] = io.read_rows(path, "UNCERT")[0]
+    return image, planes
 
 
 @command(IMAGES, "like", choice("area", "cover", "common", help="Cover all frames (default), or only what all share."),

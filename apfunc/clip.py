@@ -45,7 +45,7 @@ def _noise(low, high, centre, n, sigma, step):
     wide = min(BLOCK, columns)
     width = high - low
     blocks = width[:, :columns // wide * wide].reshape(rows, -1, wide).transpose(1, 0, 2).reshape(columns // wide, -1)
-    first = middle_of_rows(np.ascontiguousarray(blocks[:, ::7]))
+    first = middle_of_rows(blocks[:, ::7])
     first = np.fmax(first / (mean_range(n) * (1 - 0.6 / n**2)), step / 2)  # (the median of a range, to a per cent)
     widen = sigma * math.sqrt(1 + 1 / n)  # the centre has an error of its own
     at = np.minimum(np.arange(columns) // wide, len(first) - 1)
@@ -60,9 +60,10 @@ def _noise(low, high, centre, n, sigma, step):
 
 
 def middle_of_rows(values):
-    """Median of the finite values of each row, NaN without any."""
+    """Median of the finite values of each row, NaN without any.  (np.median takes five times as long.)"""
     if np.isfinite(values).all():
-        return np.median(values, axis=1)
+        v = np.sort(values, axis=1)
+        return (v[:, (v.shape[1] - 1) // 2] + v[:, v.shape[1] // 2]) / 2
     return np.array([np.median(v[np.isfinite(v)]) if np.isfinite(v).any() else np.nan for v in values])
 
 

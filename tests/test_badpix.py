@@ -6,7 +6,7 @@ from astropy.io import fits
 
 from apfunc.badpix import badpix, user_map
 from apfunc.header import BAD, COLUMN, DEAD, HOT, UNSTABLE, USER
-from apfunc.standout import residual, spread
+from apfunc.standout import least_around, level_at, residual, spread
 
 N = 512
 
@@ -133,6 +133,33 @@ def test_flats_dead_pixels_and_columns_but_not_dust_or_vignetting():
     assert ((alone != 0) & ~truth & ~columns).sum() < 2e-4 * N * N
 
 
+def test_flats_read_in_bands_give_the_same_map():
+    rng = np.random.default_rng(16)
+    flats = [flat_frame(rng) for _ in range(2)]
+    flats[0][300, 20:25] = flats[1][300, 20:25] = 0.3
+    error = np.sqrt(flats[0] / (1.4 * 20000 * 5)).astype(">f4")
+    dark = dark_frame(rng)
+    dark[100, 100] += 500
+    cards = {"FLATNORM": 20000.0, "NCOMBINE": 5}
+    dark = dark, fits.Header({"EXPTIME": 60.0, "BIASSUB": True})
+    whole, first = badpix(dark, [((flat, fits.Header(cards)), {"UNCERT": error}) for flat in flats])
+    big = [flat.astype(">f4") for flat in flats]
+    banded, second = badpix(dark, [((Rows(flat), fits.Header(cards)), {"UNCERT": Rows(error)}) for flat in big])
+    assert np.array_equal(whole, banded) and first.tostring() == second.tostring()
+    assert whole[100, 100] & HOT and (whole[300, 20:25] & DEAD).all()
+
+
+class Rows:
+    """Rows-like: a shape, and rows when asked for."""
+
+    def __init__(self, data):
+        self.shape, self.data = data.shape, data
+
+    def __getitem__(self, some):
+        assert isinstance(some, slice)
+        return self.data[some]
+
+
 def test_a_speck_in_one_flat_of_three_is_not_dead():
     rng = np.random.default_rng(8)
     flats = [(flat_frame(rng), header()) for _ in range(3)]
@@ -245,6 +272,17 @@ def test_residual_agrees_with_its_slow_twin():
     data = np.random.default_rng(13).normal(100, 5, (40, 27)).astype("f4")
     rest = residual(data)
     np.testing.assert_allclose(rest, slow_residual(data), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(40, 27), (3, 33), (32, 4), (2, 2), (48, 64)])
+def test_level_at_some_pixels_is_that_of_all_and_above_its_bound(shape):
+    data = np.random.default_rng(15).normal(100, 5, shape).astype("f4")
+    data[1, 1] = np.nan
+    level = np.where(np.isnan(data), np.nanmedian(data[::7, ::7]), data) - residual(data)
+    at = np.arange(data.size)
+    np.testing.assert_allclose(level_at(data, at), level.ravel(), rtol=1e-6)
+    bound = np.repeat(least_around(data), 8, axis=0)[:shape[0]]
+    assert bound.shape == shape and (bound <= level + 1e-4).all()
 
 
 def test_spread_follows_the_noise_over_the_frame():

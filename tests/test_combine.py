@@ -126,6 +126,15 @@ def test_median_and_mean():
     assert clip.median(stack)[2][1, 1] == 0 and clip.mean(stack)[2][0, 0] == 6
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 32, 33])
+def test_middle_of_rows_is_the_median(n):
+    values = np.random.default_rng(n).normal(1000, 10, (50, n)).astype("f4")
+    assert np.array_equal(clip.middle_of_rows(values), np.median(values, axis=1))
+    values[3] = values[4, 0] = np.nan
+    assert np.array_equal(clip.middle_of_rows(values)[5:], np.median(values[5:], axis=1))
+    assert np.isnan(clip.middle_of_rows(values)[3])
+
+
 # --------------------------------------------------------------------------------------------------- biases
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 17, 70])
