@@ -42,13 +42,17 @@ def _table(path):
     return read_table(path) if path.exists() else None
 
 
-def _read(path):
-    """(data, header) of a product; data is None, and REASON in the header, where there is no image."""
+def _read(path, size=None):
+    """(data, header) of a product; data is None, and REASON in the header, where there is no image.
+
+    For a thumbnail of `size` pixels only every n-th pixel is taken, several to each of its own; NaN stays NaN.
+    """
     from astropy.io import fits
     from apfunc.io import read_rows
     try:
         rows, header = read_rows(path)
-        return np.asarray(rows[0:rows.shape[0]]).astype(np.float32, copy=False), header
+        step = max(1, max(rows.shape) // (3 * size)) if size else 1
+        return np.asarray(rows[0:rows.shape[0]])[::step, ::step].astype(np.float32), header
     except ValueError as error:
         header = fits.Header()
         with contextlib.suppress(OSError):
@@ -61,10 +65,9 @@ def _light(folder, name):
     for stage in ("navigated", "calibrated"):
         path = folder / stage / f"{name}.fits"
         if path.exists():
-            data, header = _read(path)
+            data, header = _read(path, SMALL)
             if data is not None:
-                step = 2 if min(data.shape) > 4 * SMALL else 1  # every other pixel still meets every star
-                return {"thumb": thumbnail((data[::step, ::step], header), SMALL), "header": header, "href": f"{stage}/{name}.fits"}
+                return {"thumb": thumbnail((data, header), SMALL), "header": header, "href": f"{stage}/{name}.fits"}
     return None
 
 
@@ -75,10 +78,10 @@ def _composites(folder):
         files = [(p.suffix[1:].upper(), f"composite/{p.name}") for p in sorted(path.parent.glob(path.stem + ".*"))
                  if p.suffix in (".png", ".jpg", ".tif", ".fits") and p.stem == path.stem]
         try:
-            thumb = _shrunk(path, LARGE)
+            thumb = _opened(path, LARGE)
         except (OSError, ValueError) as error:
-            found.append({"kind": "composite", "name": path.stem, "reason": str(error) if isinstance(error, ValueError)
-                          else "its file cannot be read"})
+            reason = str(error) if isinstance(error, ValueError) else "its file cannot be read"
+            found.append({"kind": "composite", "name": path.stem, "reason": reason})
             continue
         found.append({"kind": "composite", "name": path.stem, "thumb": thumb, "full": f"composite/{path.name}",
                       "files": files})
@@ -90,18 +93,19 @@ def _stack(folder, path, kind, previews):
     picture = {"kind": kind, "name": path.stem, "header": header, "files": [("FITS", f"{kind}/{path.name}")]}
     if data is None:
         return picture | {"reason": text(header, "REASON")}
+    from apfunc.picture import encode
+    from apfunc.preview import preview
+    shown = preview((data, header))
     full = f"previews/{kind}-{path.stem}.jpg"
     if previews:
         from apfunc.io import write_text
         os.makedirs(folder / "previews", exist_ok=True)
-        from apfunc.picture import encode
-        from apfunc.preview import preview
-        write_text(folder / full, encode(preview((data, header)), header, "jpg"), only_if_changed=True)
-    return picture | {"thumb": thumbnail((data, header), MEDIUM), "full": full if previews else f"{kind}/{path.name}"}
+        write_text(folder / full, encode(shown, header, "jpg"), only_if_changed=True)
+    return picture | {"thumb": shrunk(shown[::-1], MEDIUM), "full": full if previews else f"{kind}/{path.name}"}
 
 
 def _master(folder, path):
-    data, header = _read(path)
+    data, header = _read(path, SMALL)
     if data is None:
         return None
     some = data[::max(1, data.shape[0] // 500), ::max(1, data.shape[1] // 500)]
@@ -148,15 +152,21 @@ def thumbnail(image, size, shown=None):
     return encode(preview(image, size=size, stretch_to=shown), None, "jpg", 86)
 
 
-def _shrunk(path, size):
-    """A JPEG (bytes) of a PNG, at most `size` pixels; ValueError for the black dot that stands for no picture."""
+def shrunk(picture, size):
+    """A JPEG (bytes) of a picture (Pillow's, or an array with its top row first), at most `size` pixels."""
+    from PIL import Image
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=1.5)
+    stream = memory.BytesIO()
+    picture.save(stream, "JPEG", quality=88)
+    return stream.getvalue()
+
+
+def _opened(path, size):
+    """`shrunk` of a PNG; ValueError for the black dot that stands for no picture."""
     from PIL import Image
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(path) as picture:
         if picture.size == (1, 1):
             raise ValueError("the stacks allow none (make's output says why)")
-        picture = picture.convert("RGB")
-        picture.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        stream = memory.BytesIO()
-        picture.save(stream, "JPEG", quality=88)
-    return stream.getvalue()
+        return shrunk(picture if picture.mode in ("RGB", "L") else picture.convert("RGB"), size)

@@ -4,6 +4,8 @@ import numpy as np
 
 from apfunc import starflux, stretch
 
+STRIP = 64  # rows stretched at a time
+
 
 def preview(image, size=None, stretch_to=None, strength=1.0):
     """The image as an 8-bit grey picture: uint8 (rows, columns), row 0 the bottom as in the image.
@@ -18,22 +20,27 @@ def preview(image, size=None, stretch_to=None, strength=1.0):
     data = np.asarray(image[0]).astype("f4", copy=False)
     if size and max(data.shape) > size:
         data = binned(data, -(-max(data.shape) // int(size)))
-    good = np.isfinite(data)
-    if not good.any():
-        return np.zeros(data.shape, np.uint8)
+    out = np.zeros(data.shape, np.uint8)
+    some = data[::max(1, data.shape[0] // 600), ::max(1, data.shape[1] // 600)]
+    some = some if np.isfinite(some).any() else data
+    if not np.isfinite(some).any():
+        return out
     if stretch_to is not None:
         black, white = stretch_to
-        shown = (data - np.float32(black)) / np.float32((white - black) or 1)
+        curve = lambda part: (part - np.float32(black)) * np.float32(1 / ((white - black) or 1))
     else:
         sky, noise = starflux.sky(data)
         if not np.isfinite(sky):
-            sky, noise = float(np.median(data[good])), 0.0
-        step = max(1, int(np.sqrt(data.size / 4e5)))
-        light = data - np.float32(sky)
-        soft, scale, _ = stretch.curve(light[::step, ::step], noise, strength=strength)
-        shown = np.float32(stretch.SKY) + light * stretch.factor(light, soft, scale)
-    shown[~good] = 0
-    return (np.clip(shown, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+            sky, noise = float(np.median(some[np.isfinite(some)])), 0.0
+        soft, scale, _ = stretch.curve(some - np.float32(sky), noise, strength=strength)
+        curve = lambda part: np.arcsinh((part - np.float32(sky)) * np.float32(1 / soft)) * np.float32(scale) + stretch.SKY
+    for top in range(0, len(data), STRIP):
+        shown = curve(data[top:top + STRIP])
+        np.fmin(np.fmax(shown, 0, out=shown), 1, out=shown)  # NaN becomes 0
+        shown *= np.float32(255)
+        shown += np.float32(0.5)
+        out[top:top + STRIP] = shown
+    return out
 
 
 def binned(data, block):
