@@ -231,10 +231,22 @@ def quality(images, inventory, keep, drop, output, accepted, **limits):
             rows.append({k: str(frame[k]) for k in ("name", "object", "filter", "reason")})
     table = quality(rows, keep=keep.split(), drop=drop.split(), **given(limits))
     io.write_table(output_of(output), table, only_if_changed=True)
+    for line in summary(table):
+        say(line)
     if accepted:
         for stack, names in stacks_of(table, read_table_of(inventory)).items():
             Path(accepted).mkdir(parents=True, exist_ok=True)
             io.write_text(Path(accepted, f"{stack}.csv"), "".join(f"{n}\n" for n in ["name", *names]), only_if_changed=True)
+
+
+def summary(table):
+    """The verdicts as lines for a terminal, the rejected frames with their reason."""
+    head = ("frame", "filter", "FWHM", "ell", "stars", "transp", "verdict")
+    rows = [(str(r["name"])[-48:], str(r["filter"]), *(("" if table[c].mask[i] else form % r[c]) for c, form in
+             (("fwhm_px", "%.2f"), ("ellipticity", "%.2f"), ("nstars", "%d"), ("transparency", "%.2f"))),
+             f"{r['verdict']} {r['reason']}".rstrip()) for i, r in enumerate(table)]
+    wide = [max(map(len, column)) for column in zip(head, *rows)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, wide)).rstrip() for row in (head, *rows)]
 
 
 def row_of(path, quality_row):

@@ -22,13 +22,14 @@ def _root():
 def complain(message):
     """One line on stderr: what went wrong."""
     name = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
-    click.echo(f"apfunc {name}: {message}" if not message.startswith("apfunc ") else message, err=True)
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    click.echo(clear + (f"apfunc {name}: {message}" if not message.startswith("apfunc ") else message), err=True)
 
 
 def say(message):
     """One line on stderr about an image that is done; silent with -q."""
     if not _root().get("quiet"):
-        click.echo(message, err=True)
+        click.echo(f"\r\033[K{message}" if sys.stderr.isatty() else message, err=True)  # above the bar of `progress`
 
 
 def named(name, work):
@@ -44,13 +45,16 @@ def named(name, work):
 # ---------------------------------------------------------------------------------------------- files
 
 def expand(images):
-    """The paths that IMAGES name: globs expanded and sorted; standard input when there are none."""
+    """The paths that IMAGES name: globs expanded and sorted; standard input when there are none.  A star table beside its image
+    (NAME.stars.fits, which navigated/*.fits fits too) is passed over."""
     found = []
     for image in images or ("-",):
         matches = sorted(glob(image, recursive=True)) if any(c in image for c in "*?[") and not os.path.exists(image) else [image]
         if not matches:
             raise click.UsageError(f"no file matches {image}")
         found += matches
+    named = set(found)
+    found = [path for path in found if path.removesuffix(".stars.fits") + ".fits" not in named or not path.endswith(".stars.fits")]
     for path in found:
         if path != "-" and not os.path.exists(path):
             raise click.UsageError(f"{path}: no such file")
@@ -166,7 +170,7 @@ def each(pairs, work, record_failure=False, write=None, read=None):
     from apfunc import io
     write, read = write or io.write, read or io.read_all
     failed = 0
-    for source, target in pairs:
+    for source, target in progress(pairs):
         make_folder(target)
         try:
             result = work(*read(source))
@@ -188,6 +192,14 @@ def each(pairs, work, record_failure=False, write=None, read=None):
         if len(pairs) > 1:
             complain(f"{failed} of {len(pairs)} images failed")
         raise click.exceptions.Exit(1)
+
+
+def progress(pairs):
+    """The pairs, one after the other; on a terminal a bar says how far they are."""
+    if len(pairs) < 2 or not sys.stderr.isatty() or _root().get("quiet"):
+        return (yield from pairs)
+    with click.progressbar(pairs, file=sys.stderr, item_show_func=lambda pair: os.path.basename(pair[0]) if pair else "") as bar:
+        yield from bar
 
 
 def with_stage(source, error):

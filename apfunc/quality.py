@@ -161,7 +161,7 @@ def _blurred(group, limits, night):
         width = _width(r)
         if width > 1.5 * low or (len(group) > 2 and width > 1.4 * low and width > typical + 6 * scatter):
             yield r, f"out of focus or bad seeing: FWHM {width / low:.1f} times that of the better frames"
-        elif len(group) < 3 and width > 2.5 * night:
+        elif len(group) < 3 and width > 1.8 * night:
             yield r, f"out of focus: FWHM {width / night:.1f} times that of the night's better frames"
 
 

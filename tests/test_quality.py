@@ -68,6 +68,7 @@ def test_one_and_two_frames():
     assert verdicts([light("b", flux=0.3), light()]) == ["reject", "accept"]
     night = [light(f"n{i}", filter=f) for i, f in enumerate("RGB")]
     assert verdicts([*night, light("f", filter="Ha", fwhm=12)]) == ["accept"] * 3 + ["reject"]
+    assert verdicts([*night, light("f", filter="Ha", fwhm=6)]) == ["accept"] * 3 + ["reject"]
     assert verdicts([*night, light("f", filter="Ha", fwhm=4.5)]) == ["accept"] * 4
 
 
