@@ -182,23 +182,26 @@ def median_filter(values, size=3):
     return np.median(windows, axis=(2, 3))
 
 
-def separable(data, kernel, strip=32):
-    """`data` filtered with the symmetric kernel (its half from the centre out) along both axes, zero outside."""
+def separable(data, kernel, strip=8):
+    """`data`, finite, filtered with the symmetric kernel (its half from the centre out) along both axes, zero outside.
+
+    Down the columns a strip at a time as one matrix product, then along the rows by shifted sums.
+    """
     kernel, half = np.asarray(kernel, "f4"), len(kernel) - 1
     rows, columns = data.shape
-    out = np.empty((rows, columns), "f4")
-    wide = np.zeros((strip + 2 * half, columns + 2 * half), "f4")
+    apart = np.abs(np.arange(strip)[:, None] + half - np.arange(strip + 2 * half))
+    band = np.where(apart <= half, kernel[np.minimum(apart, half)], 0)
+    out, more = np.empty((rows, columns), "f4"), np.empty((strip, columns), "f4")
+    wide = np.zeros((strip, columns + 2 * half), "f4")
     for top in range(0, rows, strip):
         n, a, b = min(strip, rows - top), max(top - half, 0), min(top + strip + half, rows)
-        wide[:] = 0
-        wide[a - top + half:b - top + half, half:half + columns] = data[a:b]
-        down = kernel[0] * wide[half:half + n]
+        down, across, both = wide[:n], out[top:top + n], more[:n]
+        np.matmul(band[:n, a - top + half:b - top + half], data[a:b], out=down[:, half:half + columns])
+        np.multiply(down[:, half:half + columns], kernel[0], out=across)
         for k in range(1, half + 1):
-            down += kernel[k] * (wide[half - k:half - k + n] + wide[half + k:half + k + n])
-        across = kernel[0] * down[:, half:half + columns]
-        for k in range(1, half + 1):
-            across += kernel[k] * (down[:, half - k:half - k + columns] + down[:, half + k:half + k + columns])
-        out[top:top + n] = across
+            np.add(down[:, half - k:half - k + columns], down[:, half + k:half + k + columns], out=both)
+            both *= kernel[k]
+            across += both
     return out
 
 

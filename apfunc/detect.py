@@ -27,7 +27,8 @@ def flatten(data, bad, box=64):
     flat, middle = np.empty_like(data), np.median(sky)
     across = (sky - middle).astype("f4") @ bx.T
     for i in range(0, len(data), 64):  # data - By @ mesh @ Bx.T, in strips that stay in the cache
-        flat[i:i + 64] = data[i:i + 64] - (by[i:i + 64] @ across + np.float32(middle))
+        near = np.abs(by[i:i + 64]).max(0) > 1e-7  # a spline feels its near knots only
+        np.subtract(data[i:i + 64], by[i:i + 64, near] @ across[near] + np.float32(middle), out=flat[i:i + 64])
     y, x = np.nonzero(bad) if holes else ((), ())
     for i in range(0, len(y), 65536):
         at, near = slice(i, i + 65536), psf.disc(2)
@@ -64,11 +65,14 @@ def seeing(flat, full, noise):
     are the narrowest kind of thing of which there are many, but wider than cosmic rays.  `full`: saturated pixels,
     whose stars are not asked.
     """
-    peaks, white, any_full = None, 0.0, full.any()
+    peaks, white, at = None, 0.0, np.divmod(np.flatnonzero(full), full.shape[1])
+    small = flat
     for binning in (2, 4, 8, 16):
         if min(flat.shape) // binning < 16:
             break
-        small, blocked = shrink(flat, binning), shrink(full, binning) if any_full else None
+        small = shrink(small, 2)
+        blocked = np.zeros((small.shape[0] + 1, small.shape[1] + 1), bool)
+        blocked[tuple(np.minimum(v // binning, n) for v, n in zip(at, small.shape))] = True
         filtered = background.separable(small, gaussian(2.0))
         seen = max(background.level(filtered)[1], 1e-9)
         white = seen if binning == 2 else white / 2  # what white noise leaves; wide stars of a full field add to `seen`
@@ -80,7 +84,7 @@ def seeing(flat, full, noise):
         y, x = maxima(filtered, 8 * spread)
         pixels = around(small, y, x)  # one pixel that holds it all is no star
         star = pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)
-        star = star if blocked is None else star & ~around(blocked, y, x).any(1)
+        star &= ~around(blocked, y, x).any(1)
         y, x = y[star], x[star]
         best = np.argsort(-filtered[y, x], kind="stable")[:100]
         y, x = y[best], x[best]
@@ -122,9 +126,7 @@ def peaks(flat, sky, width, sigma):
     height = np.empty(len(y))
     for i in range(0, len(y), 20000):
         at = slice(i, i + 20000)
-        beside = np.sort(stamps(filtered, y[at], x[at], around), axis=1)
-        row, count = np.arange(len(beside)), np.isfinite(beside).sum(1)
-        low, middle = beside[row, count // 5], beside[row, count // 2]
+        low, middle = quantile(stamps(filtered, y[at], x[at], around), [0.2, 0.5])
         texture = (middle - low) / 0.8416  # of a nebula; stars near by only add above the middle
         height[at] = (filtered[y[at], x[at]] - np.maximum(middle, 0)) / np.maximum(local[at], TEXTURE * texture)
     order = np.argsort(-height, kind="stable")
@@ -132,7 +134,7 @@ def peaks(flat, sky, width, sigma):
     return y[order], x[order]
 
 
-def excess(rest, sky, width, strips=6, high=96):
+def excess(rest, sky, width, strips=4, high=96):
     """By how much the noise that a filter of FWHM `width` leaves exceeds that of independent pixels (>= 1), from some
     strips of a frame whose stars are gone: more than 1 where pixels were interpolated, bands run, faint stars crowd."""
     kernel, found = gaussian(width), []
@@ -197,9 +199,10 @@ def shrink(data, factor):
 def maxima(data, limit):
     """Pixels (y, x) above `limit` that none of their eight neighbours exceeds; not on the rim."""
     wide, flat = data.shape[1], data.reshape(-1)
-    at = np.flatnonzero(flat > limit)
-    at = at[(at >= wide) & (at < len(flat) - wide) & (at % wide > 0) & (at % wide < wide - 1)]
-    for move in (-1, -wide, -wide - 1, -wide + 1):
+    middle = flat[wide + 1:-wide - 1]
+    at = np.flatnonzero((middle > limit) & (middle > flat[wide:-wide - 2]) & (middle >= flat[wide + 2:-wide])) + wide + 1
+    at = at[(at % wide > 0) & (at % wide < wide - 1)]
+    for move in (-wide, -wide - 1, -wide + 1):
         at = at[(flat[at] > flat[at + move]) & (flat[at] >= flat[at - move])]
     return np.divmod(at, wide)
 
@@ -210,13 +213,27 @@ def around(data, y, x):
     return data[np.clip(y[:, None] + dy, 0, data.shape[0] - 1), np.clip(x[:, None] + dx, 0, data.shape[1] - 1)]
 
 
+def quantile(values, share):
+    """The value (one of them) below which that share of each row of `values` (n, pixels) lies; NaN is left out."""
+    values = np.sort(values, axis=1)
+    count, share = np.isfinite(values).sum(1), np.asarray(share)
+    return values[np.arange(len(values)), (share[..., None] * count).astype(int)]
+
+
 def stamps(data, y, x, offsets):
     """The pixels at `offsets` (dy, dx) of each (y, x), (n, pixels) float32; NaN outside the frame."""
-    at, outside = _addresses(data.shape, y, x, offsets)
-    out = data.reshape(-1)[at].astype("f4", copy=False)
-    if outside is not None:
-        out[outside] = np.nan
-    return out
+    dy, dx = offsets
+    half = max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0))
+    side = 2 * half + 1
+    rim = (y < half) | (y >= data.shape[0] - half) | (x < half) | (x >= data.shape[1] - half)
+    if len(dy) < side**2 / 2 or rim.any() or not len(y):
+        at, outside = _addresses(data.shape, y, x, offsets)
+        out = data.reshape(-1)[at].astype("f4", copy=False)
+        if outside is not None:
+            out[outside] = np.nan
+        return out
+    squares = np.lib.stride_tricks.sliding_window_view(data, (side, side))[y - half, x - half]  # whole rows of pixels
+    return squares.reshape(len(y), side**2)[:, (dy + half) * side + dx + half].astype("f4", copy=False)
 
 
 def paint(data, model, y, x, offsets):

@@ -22,7 +22,7 @@ def epsf(image, stars, size=25, oversampling=2, most=100):
     x, y, snr = (np.asarray(stars[name], float) for name in ("x", "y", "snr"))
     edge = np.minimum(np.minimum(x, data.shape[1] - 1 - x), np.minimum(y, data.shape[0] - 1 - y))
     good = np.flatnonzero((np.asarray(stars["flags"]) == 0) & (snr > 30) & (edge > size / 2 + 1))
-    alone = [i for i in good if not ((np.hypot(x - x[i], y - y[i]) < size / 2) & (snr > 0.1 * snr[i]) & (np.arange(len(x)) != i)).any()]
+    alone = [i for i in good if np.count_nonzero((np.hypot(x - x[i], y - y[i]) < size / 2) & (snr > 0.1 * snr[i])) == 1]
     if len(alone) < 5:
         raise ValueError(f"only {len(alone)} clean stars with S/N above 30; an effective PSF needs 5")
     alone = alone[:most]

@@ -11,6 +11,8 @@ import numpy as np
 
 A, X, Y, XX, XY, YY, SKY, SLOPE = range(8)
 POINT, SHAPE, ALL = (A, X, Y, SKY), (A, X, Y, XX, XY, YY, SKY), (A, X, Y, XX, XY, YY, SKY, SLOPE)
+POWERS = [(i, k - i) for k in range(5) for i in range(k, -1, -1)]  # of dx^i dy^j, to the fourth degree
+PRODUCT = np.array([[POWERS.index((i + k, j + m)) for k, m in POWERS[:6]] for i, j in POWERS[:6]])
 GAUSSIAN = 0.01  # 1/beta is kept above this: beta = 100 is a Gaussian for every purpose here
 
 
@@ -27,10 +29,10 @@ def profiles(p, y, x, offsets):
     part = p.copy()
     part[:, X] -= x
     part[:, Y] -= y
-    return _model(part, *(np.asarray(v, "f4") for v in offsets), ())[0] - part[:, SKY, None].astype("f4")
+    return _model(part, _powers(offsets, 6))[0]
 
 
-def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=0.01, chunk=128):
+def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=0.01, sure=True, chunk=256):
     """Least squares of all stars at once: Levenberg-Marquardt, each star with its own damping.
 
     values  (n, pixels) at the `offsets` (dy, dx) from the pixels (y, x); NaN = leave this pixel out.  start: (n, 8).
@@ -39,10 +41,10 @@ def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, pas
     free    the parameters fitted: POINT, SHAPE or ALL; the others stay.  A star is done when a step takes less than
             `near` off its chi2, that is when it moves by less than sqrt(near) of its own error, or after `passes`.
 
-    Returns p (n, 8), errors (n, 8; 0 where not free, inf where undetermined), and chi2 (n,).
+    Returns p (n, 8), errors (n, 8; 0 where not free, inf where undetermined, all 0 without `sure`), and chi2 (n,).
     """
     p, errors, chi2 = start.copy(), np.zeros(start.shape), np.zeros(len(start))
-    offsets = [np.asarray(v, "f4") for v in offsets]
+    powers = _powers(offsets)
     p[:, X] -= x
     p[:, Y] -= y
     for i in range(0, len(p), chunk):
@@ -50,80 +52,133 @@ def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, pas
         data = np.asarray(values[at], "f4")
         weight = np.broadcast_to((noise[at, None] ** 2).astype("f4"), data.shape)
         if gain:
-            shine = _model(p[at], *offsets, ())[0] - p[at, SKY, None].astype("f4")
-            shine = shine + (light if np.isscalar(light) else light[at])
+            shine = _model(p[at], powers)[0] + (light if np.isscalar(light) else light[at])
             weight = weight + np.maximum(shine, 0) / np.float32(gain)
         weight = np.where(np.isfinite(data), 1 / weight, 0)
-        p[at], errors[at], chi2[at] = _fit(np.nan_to_num(data), weight, *offsets, p[at], list(free), passes, near)
+        p[at], errors[at], chi2[at] = _fit(np.nan_to_num(data), weight, powers, p[at], list(free), passes, near, sure)
     p[:, X] += x
     p[:, Y] += y
     return p, errors, chi2
 
 
-def _fit(data, weight, dy, dx, p, free, passes, near):
-    def state(p, rows):
-        model, jacobian = _model(p, dy, dx, free)
-        rest = data[rows] - model
-        weighted = jacobian * weight[rows, None]
-        return ((weight[rows] * rest**2).sum(1), (weighted @ jacobian.transpose(0, 2, 1)).astype("f8"),
-                (weighted @ rest[:, :, None])[:, :, 0].astype("f8"))
-
-    start, diagonal, reach = p, np.arange(len(free)), max(dx.max() / 2, 2)
+def _fit(data, weight, powers, p, free, passes, near, sure):
+    start, p, diagonal, reach = p, p.copy(), np.arange(len(free)), max(powers[1].max() / 2, 2)
     damping, active = np.full(len(p), 1e-4), np.arange(len(p))
-    chi2, normal, gradient = state(p, active)
+    chi2, normal, gradient = _normal(data, weight, powers, p, free)
     for _ in range(passes):
-        size = np.sqrt(np.maximum(normal[active][:, diagonal, diagonal], 1e-30))
-        matrix = normal[active] / size[:, :, None] / size[:, None]
-        matrix[:, diagonal, diagonal] = 1 + damping[active, None]
-        step = np.linalg.solve(matrix, (gradient[active] / size)[:, :, None])[:, :, 0] / size
-        promise = (step * gradient[active]).sum(1)  # what the step should take off chi2
+        size = np.sqrt(np.maximum(normal[diagonal, diagonal][:, active], 1e-30))
+        matrix = normal[:, :, active] / size[:, None] / size
+        matrix[diagonal, diagonal] = 1 + damping[active]
+        step = _solve(matrix, gradient[:, active] / size) / size
+        promise = (step * gradient[:, active]).sum(0)  # what the step should take off chi2
         trial = p[active]
-        trial[:, free] += step
+        trial[:, free] += step.T
         trial[:, SLOPE] = np.clip(trial[:, SLOPE], GAUSSIAN, 0.8)
         away = np.hypot(trial[:, X] - start[active, X], trial[:, Y] - start[active, Y])
         sane = (trial[:, XX] > 0) & (trial[:, XX] * trial[:, YY] > trial[:, XY] ** 2) & (away < reach)
-        trial = np.where(sane[:, None], trial, p[active])
-        new = state(trial, active)
-        better = sane & (new[0] <= chi2[active] * (1 + 1e-5))
-        good = active[better]
-        p = p.copy()
-        p[good], chi2[good], normal[good], gradient[good] = trial[better], *(v[better] for v in new)
-        lighter, heavier = np.maximum(damping[active] * 0.1, 1e-6), np.maximum(damping[active] * 10, 1e-2)
-        damping[active] = np.where(better, lighter, heavier)
-        active = active[~(better & (promise < near)) & (damping[active] < 1e6)]
+        done = sane & (promise < near)  # the last step is taken on trust
+        p[active[done]] = trial[done]
+        chi2[active[done]] -= promise[done]
+        active, trial, sane = active[~done], trial[~done], sane[~done]
         if not len(active):
             break
-    size = np.sqrt(np.maximum(normal[:, diagonal, diagonal], 1e-30))
-    normal = normal / size[:, :, None] / size[:, None]
-    normal[:, diagonal, diagonal] += 1e-7
+        trial = np.where(sane[:, None], trial, p[active])
+        rows = active if len(active) < len(p) else slice(None)
+        new = _normal(data[rows], weight[rows], powers, trial, free)
+        better = sane & (new[0] <= chi2[active] * (1 + 1e-5))
+        good = active[better]
+        p[good], chi2[good] = trial[better], new[0][better]
+        normal[:, :, good], gradient[:, good] = new[1][:, :, better], new[2][:, better]
+        lighter, heavier = np.maximum(damping[active] * 0.1, 1e-6), np.maximum(damping[active] * 10, 1e-2)
+        damping[active] = np.where(better, lighter, heavier)
+        active = active[damping[active] < 1e6]
     errors = np.zeros(p.shape)
-    errors[:, free] = np.sqrt(np.abs(np.linalg.inv(normal)[:, diagonal, diagonal])) / size
-    errors[:, free] = np.where(size > 1e-14, errors[:, free], np.inf)
+    if not sure:
+        return p, errors, chi2
+    size = np.sqrt(np.maximum(normal[diagonal, diagonal], 1e-30))
+    matrix = normal / size[:, None] / size
+    matrix[diagonal, diagonal] += 1e-7
+    errors[:, free] = np.sqrt(np.abs(np.linalg.inv(matrix.transpose(2, 0, 1))[:, diagonal, diagonal])) / size.T
+    errors[:, free] = np.where(size.T > 1e-14, errors[:, free], np.inf)
     return p, errors, chi2
 
 
-def _model(p, dy, dx, free):
-    """Profiles with sky (n, pixels) and their derivatives (n, free, pixels), float32; p's places are in pixels from
-    where dy and dx are counted."""
-    a, x, y, xx, xy, yy, sky, slope = (v[:, None] for v in p.astype("f4").T)
-    a = np.where(np.abs(a) < 1e-6, np.float32(1e-6), a)
-    beta = 1 / slope
-    k = 2**slope - 1
-    dx, dy = dx - x, dy - y
-    gx, gy = xx * dx + xy * dy, xy * dx + yy * dy
-    q = np.maximum(gx * dx + gy * dy, 0)
-    log = np.log(1 + k * q)
-    model = a * np.exp(-beta * log)
-    jacobian = np.empty((len(p), len(free), q.shape[1]), "f4")
-    if len(free):
-        steep = model * (beta * k) / (1 + k * q)  # -dI/dq
-        jacobian[:, A], jacobian[:, X], jacobian[:, Y] = model / a, 2 * steep * gx, 2 * steep * gy
-        jacobian[:, 3 if len(free) == 4 else SKY] = 1
-    if len(free) > 4:
-        jacobian[:, XX], jacobian[:, XY], jacobian[:, YY] = -steep * dx**2, -2 * steep * dx * dy, -steep * dy**2
-    if len(free) > 7:
-        jacobian[:, SLOPE] = model * beta**2 * log - steep * q * (0.6931472 * (1 + k) / k)
-    return model + sky, jacobian
+def _normal(data, weight, powers, p, free):
+    """chi2 (n,), and the normal equations, J^T W J (free, free, n) and J^T W (data - model) (free, n), of each star.
+
+    All derivatives by place and form are steep = I / (1 + kq) times a polynomial in the pixel's offset, so that what is
+    summed over the pixels are moments, one matrix product for all stars; the polynomials' coefficients do the rest.
+    """
+    model, q, base, log = _model(p, powers)
+    a, x, y, xx, xy, yy, sky, slope = p.T
+    k, steep = 2**slope - 1, model / base
+    forms = [[-2 * (xx * x + xy * y), 2 * xx, 2 * xy], [-2 * (xy * x + yy * y), 2 * xy, 2 * yy]]
+    if XX in free:
+        zero, one = 0 * x, 0 * x + 1
+        forms = [row + [zero] * 3 for row in forms] + [
+            [-x * x, 2 * x, zero, -one, zero, zero], [-2 * x * y, 2 * y, 2 * x, zero, -2 * one, zero],
+            [-y * y, zero, 2 * y, zero, zero, -one]]
+    forms = np.array(forms) * (k / slope)
+    size, squares = forms.shape[1], powers[:15 if XX in free else 6].T
+    rest, normal, gradient = data - model, np.empty((len(free), len(free), len(p))), np.empty((len(free), len(p)))
+    rest -= sky.astype("f4")[:, None]
+    heavy, places = weight * steep, [free.index(v) for v in (X, Y, XX, XY, YY) if v in free]
+    moments = ((heavy * steep) @ squares).T.astype("f8")[PRODUCT[:size, :size]]
+    normal[np.ix_(places, places)] = np.einsum("ibn,jbn->ijn", np.einsum("ian,abn->ibn", forms, moments), forms)
+    gradient[places] = (forms * ((heavy * rest) @ squares[:, :size]).T).sum(1)
+    plain = {A: weight * model, SKY: weight}  # the derivatives by A (times A), sky and 1/beta, weighted
+    by = {A: model}
+    if SLOPE in free:
+        by[SLOPE] = model * (slope**-2).astype("f4")[:, None] * log
+        by[SLOPE] -= steep * q * (0.6931472 * (1 + k) / slope).astype("f4")[:, None]
+        plain[SLOPE] = weight * by[SLOPE]
+    for name, e in plain.items():
+        i = free.index(name)
+        normal[i, places] = normal[places, i] = (forms * ((e * steep) @ squares[:, :size]).T).sum(1)
+        gradient[i] = np.einsum("np,np->n", e, rest)
+        for other in plain:
+            normal[i, free.index(other)] = e.sum(1) if other == SKY else np.einsum("np,np->n", e, by[other])
+    a, i = np.where(np.abs(a) < 1e-6, 1e-6, a), free.index(A)
+    gradient[i] /= a
+    normal[i] /= a
+    normal[:, i] /= a
+    return np.einsum("np,np->n", weight * rest, rest), normal, gradient
+
+
+def _model(p, powers):
+    """Profiles without sky (n, pixels) float32, and q, 1 + kq and its logarithm; p's places are in pixels from where
+    the offsets of `powers` (see `_powers`) are counted."""
+    a, x, y, xx, xy, yy, _, slope = p.T
+    gx, gy = xx * x + xy * y, xy * x + yy * y
+    q = np.stack([gx * x + gy * y, -2 * gx, -2 * gy, xx, 2 * xy, yy], 1).astype("f4") @ powers[:6]
+    np.maximum(q, 0, out=q)
+    base = q * (2**slope - 1).astype("f4")[:, None]
+    base += 1
+    log = np.log(base)
+    model = log * (-1 / slope).astype("f4")[:, None]
+    np.exp(model, out=model)
+    model *= a.astype("f4")[:, None]
+    return model, q, base, log
+
+
+def _powers(offsets, most=15):
+    """The first products dx^i dy^j of POWERS at the offsets (dy, dx), (most, pixels) float32."""
+    dy, dx = (np.asarray(v, "f4") for v in offsets)
+    out = np.ones((most, len(dx)), "f4")
+    for n, (i, j) in enumerate(POWERS[1:most], 1):
+        np.multiply(out[POWERS.index((i - 1, j) if i else (i, j - 1))], dx if i else dy, out=out[n])
+    return out
+
+
+def _solve(matrix, right):
+    """Solutions (k, n) of n positive definite systems (k, k, n) by elimination, all at once; its arguments are lost."""
+    for i in range(len(right)):
+        share = matrix[i + 1:, i] / matrix[i, i]
+        matrix[i + 1:, i + 1:] -= share[:, None] * matrix[i, i + 1:]
+        right[i + 1:] -= share * right[i]
+    for i in reversed(range(len(right))):
+        right[i] = (right[i] - (matrix[i, i + 1:] * right[i + 1:]).sum(0)) / matrix[i, i]
+    return right
 
 
 def total(p):

@@ -9,24 +9,58 @@ import numpy as np
 from apfunc import detect, psf
 from apfunc.psf import SLOPE, XX, XY, YY, A, X, Y
 
+FAINT, REACH = (5.0, 100.0), (2.0, 2.5, 5.0)  # stars up to this height [noise] are followed to that radius [FWHM]
+CHANGED = 0.05  # [noise of a pixel] a change of the neighbours' light after which a star is fitted again
 PRIOR = 0.25, 0.08  # 1/beta of the atmosphere's images and how much it differs, used when no star is bright enough
 
 
-def light(frame, y, x, offsets, p, noise):
-    """The models of the stars alone, without sky, the bright ones followed to twice the radius: written into `frame`
-    (any float32 array of the shape, its content is lost), which is returned."""
-    frame[:], bright = 0, p[:, A] > 100 * noise
-    for rows, at in ((np.flatnonzero(~bright), offsets),
-                     (np.flatnonzero(bright), psf.disc(2 * offsets[0].max()))):
-        for i in range(0, len(rows), 2000):
-            k = rows[i:i + 2000]
-            detect.paint(frame, psf.profiles(p[k], y[k], x[k], at), y[k], x[k], at)
-    return frame
+def paint(light, y, x, p, noise, width, before=None, sizes=None):
+    """Add the models of the stars, without sky, to the frame `light`, in place; faint ones on fewer pixels.
+
+    before: what the same stars added earlier, and comes off; sizes: what this function gave then (so that the same
+    pixels are meant).
+    """
+    sizes = np.digitize(p[:, A] / noise, FAINT) if sizes is None else sizes
+    wide = psf.disc(max(REACH[-1] * width, 6))
+    for size, reach in enumerate(REACH):
+        rows, at = np.flatnonzero(sizes == size), tuple(v[np.hypot(*wide) <= max(reach * width, 3)] for v in wide)
+        for i in range(0, len(rows), 256):
+            k = rows[i:i + 256]
+            model = psf.profiles(p[k], y[k], x[k], at)
+            model -= 0 if before is None else psf.profiles(before[k], y[k], x[k], at)
+            detect.paint(light, model, y[k], x[k], at)
+    return sizes
 
 
-def others(frame, y, x, offsets, p):
-    """What the other stars of a frame of `light` (in which each is itself) add to each star's pixels (n, pixels)."""
-    return np.maximum(np.nan_to_num(detect.stamps(frame, y, x, offsets)) - psf.profiles(p, y, x, offsets), 0)
+def refit(flat, light, y, x, offsets, before, start, noise, gain=None, chunk=256, **how):
+    """`psf.fit` (its `how`) from `start` of the stars on `flat` less all other stars: parameters and chi2.
+
+    light: what all stars add to the frame, each as `before` has it (None: nothing yet); NaN where pixels are left out.
+    """
+    p, chi2 = start.copy(), np.zeros(len(y))
+    for i in range(0, len(y), chunk):  # few enough that their pixels stay in the cache
+        k = slice(i, i + chunk)
+        others = detect.stamps(light, y[k], x[k], offsets)
+        if before is not None:
+            others -= psf.profiles(before[k], y[k], x[k], offsets)
+        values = detect.stamps(flat, y[k], x[k], offsets) - others
+        p[k], _, chi2[k] = psf.fit(values, y[k], x[k], offsets, start[k], noise[k], gain, others, sure=False, **how)
+    return p, chi2
+
+
+def settle(flat, light, y, x, offsets, p, noise, gain, sizes, width, rounds=5):
+    """The stars after rounds in which those are fitted again whose neighbours have changed; `light` follows."""
+    some, p = tuple(v[::8] for v in offsets), p.copy()  # pixels that are looked at for changes
+    seen = np.zeros((len(y), len(some[0])), "f4")  # what the others added there when a star was fitted last
+    for _ in range(rounds):
+        others = detect.stamps(light, y, x, some) - psf.profiles(p, y, x, some)
+        k = np.flatnonzero((np.abs(others - seen) > CHANGED * noise[:, None]).any(1))
+        if not len(k):
+            break
+        found, _ = refit(flat, light, y[k], x[k], offsets, p[k], p[k], noise[k], gain, passes=4, near=0.03)
+        paint(light, y[k], x[k], found, noise[k], width, p[k], sizes[k])
+        seen[k], p[k] = others[k], found
+    return p
 
 
 def field(p, errors, shape, width):
@@ -71,27 +105,26 @@ def shaped(p, model, shape):
     return out
 
 
-def fluxes(p, own, more, y, x, offsets, noise, gain):
-    """Flux, its error, its significance over empty sky, height and local sky of each star, its place and PSF given.
+def fluxes(p, unit, rest, light, noise, gain):
+    """Flux, its error, its significance over empty sky, height and local sky of stars whose place and PSF are given.
 
     flux = sum c d, c = (P - <P>) / sum (P - <P>)^2 times the flux of P: least squares of the profile P and a constant,
     all good pixels of the same weight, so that stars bright and faint are on one scale whatever the PSF.
-    own: the stars' pixels (n, pixels), NaN = left out; more: light of other stars there, which has its photon noise.
+    unit: P of height 1, rest: the pixels less the models of all stars, NaN = left out, light: those models, whose
+    photons make noise; each (n, pixels).
     """
-    good, unit = np.isfinite(own), p.copy()
-    unit[:, A] = 1
-    profile = psf.profiles(unit, y, x, offsets)
+    good = np.isfinite(rest)
     count = np.maximum(good.sum(1), 1)
-    mean = np.where(good, profile, 0).sum(1) / count
-    lean = np.where(good, profile - mean[:, None], 0)
+    mean = np.where(good, unit, 0).sum(1) / count
+    lean = np.where(good, unit - mean[:, None], 0)
     c = lean / np.maximum((lean**2).sum(1), 1e-12)[:, None]
-    values = np.where(good, own, 0)
-    height = (c * values).sum(1).astype("f8")
-    sky = values.sum(1) / count - height * mean
+    rest = np.where(good, rest, 0)
+    more = (c * rest).sum(1).astype("f8")
+    sky = rest.sum(1) / count - more * mean
     empty = noise * np.sqrt((c**2).sum(1))
-    photons = np.maximum(height[:, None].astype("f4") * profile + more, 0) / np.float32(gain) if gain else 0
+    photons = np.where(good, np.maximum(light, 0), 0) / np.float32(gain) if gain else 0
     error = np.sqrt(empty**2 + (c**2 * photons).sum(1))
-    area = psf.total(unit)
+    height, area = p[:, A] + more, psf.total(p) / p[:, A]
     return height * area, error * area, height / np.maximum(empty, 1e-12), height, sky
 
 
@@ -107,8 +140,8 @@ def aperture(flat, frame, y, x, p, width, usual=0.0):
         return 1.0
     rest, model = rest[whole], psf.profiles(p[whole], y[whole], x[whole], offsets)
     light = model[:, inner].sum(1) - inner.sum() * np.median(model[:, ring], 1)
-    excess = (np.nansum(rest[:, inner], 1) - inner.sum() * np.nanmedian(rest[:, ring], 1)) / light
-    spread = 1.4826 * np.nanmedian(np.abs(rest[:, ring]), 1) * inner.sum() ** 0.5 / light
+    excess = (np.nansum(rest[:, inner], 1) - inner.sum() * detect.quantile(rest[:, ring], 0.5)) / light
+    spread = 1.4826 * detect.quantile(np.abs(rest[:, ring]), 0.5) * inner.sum() ** 0.5 / light
     error2 = spread**2 + 0.01**2
     good = spread < 0.2
     for _ in range(5):

@@ -11,7 +11,8 @@ import numpy as np
 
 from apfunc import background, detect, trails
 from apfunc import header as hdr
-from apfunc.measure import BLEND, DEFECT, EDGE, FULL, SHAPE, measure
+from apfunc.genuine import BLEND, DEFECT, EDGE, FULL, SHAPE
+from apfunc.measure import measure
 from apfunc.psf import SLOPE, X, Y
 
 FLAG_BITS = {"SATURATED": FULL, "EDGE": EDGE, "BLENDED": BLEND, "DEFECT": DEFECT, "SHAPE": SHAPE}
@@ -53,9 +54,10 @@ def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, sat
         full |= (mask & hdr.SATURATED) != 0
         bad |= (mask & (255 - hdr.SATURATED)) != 0
     meta = {k: header[k] for k in COPIED if header.get(k) not in (None, "") and header[k] == header[k]}
-    meta |= {"NAXIS1": data.shape[1], "NAXIS2": data.shape[0], "SATFRAC": round(float(full.mean()), 8), "TRAIL": 0}
+    meta |= {"NAXIS1": data.shape[1], "NAXIS2": data.shape[0], "TRAIL": 0,
+             "SATFRAC": round(np.count_nonzero(full) / full.size, 8)}
     meta |= {k: float(v) for k, v in (("EGAIN", gain), ("RDNOISE", readnoise)) if v is not None}
-    if bad.mean() > 0.98 or min(data.shape) < 8:
+    if np.count_nonzero(bad) > 0.98 * bad.size or min(data.shape) < 8:
         return _table(np.zeros((0, 8)), {}, meta)
     flat, sky = detect.flatten(data, bad, box)
     meta |= {"SKY": round(float(np.median(sky[2])), 4), "SKYNOISE": round(float(np.median(sky[3])), 4)}

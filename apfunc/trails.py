@@ -97,13 +97,14 @@ def _strongest(cells, sigma):
     for turned in (False, True):
         view = cells.T if turned else cells
         rows, columns = view.shape
+        n = 1 << (rows - 1).bit_length()
+        start, s = np.arange(-n, columns, dtype="f4"), np.arange(n, dtype="f4")[:, None] + np.float32(1e-6)
+        enter, leave = np.maximum(-start / s, 0), np.minimum((columns - start) / s, np.float32(1))
+        count = (np.minimum(leave, np.float32((rows - 1) / (n - 1))) - enter) * (n - 1) + 1
+        scale = np.where(count > min(cells.shape) / 3, 1 / np.sqrt(np.maximum(count, 1)), 0)
         for mirrored in (False, True):
-            sums = radon(view[:, ::-1] if mirrored else view)
-            n = len(sums)
-            start, s = np.arange(-n, columns, dtype="f4"), np.arange(n, dtype="f4")[:, None] + 1e-6
-            enter, leave = np.maximum(-start / s, 0), np.minimum((columns - start) / s, 1)
-            count = (np.minimum(leave, (rows - 1) / (n - 1)) - enter) * (n - 1) + 1
-            score = np.where(count > min(cells.shape) / 3, sums / np.sqrt(np.maximum(count, 1)), 0)
+            score = radon(view[:, ::-1] if mirrored else view)
+            score *= scale
             some = score[::8, ::8][score[::8, ::8] != 0]
             score /= max(1.4826 * np.median(np.abs(some)), 1.0) if len(some) else 1.0
             i, j = np.unravel_index(score.argmax(), score.shape)

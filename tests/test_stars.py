@@ -6,7 +6,7 @@ from astropy.io.fits import Header
 
 from apfunc import detect, psf, trails
 from apfunc import header as hdr
-from apfunc.measure import DEFECT, EDGE, FULL
+from apfunc.genuine import DEFECT, EDGE, FULL
 from apfunc.stars import region, stars
 
 GAIN, RDNOISE, SKY = 1.5, 8.0, 300.0
@@ -359,15 +359,47 @@ def test_fit_against_scipy():
         assert np.all(np.abs(p[k] - truth[k]) < 5 * errors[k] + 1e-3)
 
 
-def test_derivatives():
-    p, offsets = psf.star(3.5, 0.3, 30, 4, 1000, 0.2, 0.3), [v.astype("f4") for v in psf.disc(7)]
-    _, jacobian = psf._model(p, *offsets, psf.ALL)
-    for k in range(8):
-        step = 1e-3 * max(1, abs(p[0, k]))
-        up, down = p.copy(), p.copy()
-        up[0, k], down[0, k] = p[0, k] + step, p[0, k] - step
-        slope = (psf._model(up, *offsets, ())[0] - psf._model(down, *offsets, ())[0]) / 2 / step
-        assert np.abs(slope - jacobian[:, k]).max() < 1e-3 * np.abs(jacobian[:, k]).max()
+@pytest.mark.parametrize("free", [psf.POINT, psf.SHAPE, psf.ALL])
+def test_normal_equations_against_numeric_derivatives(free):
+    rng, offsets = np.random.default_rng(32), psf.disc(7)
+    p = np.concatenate([psf.star(3.5, 0.3, 30, 4, 1000, 0.2, 0.3), psf.star(2.5, 0.1, -70, 3, 300, -0.4, 0.1)])
+    p[:, psf.SKY] = 3, -2
+    zero = np.zeros(2, int)
+
+    def model(q):
+        return psf.profiles(q, zero, zero, offsets) + q[:, psf.SKY, None]
+    data = (model(p) + rng.normal(0, 5, (2, len(offsets[0])))).astype("f4")
+    weight = rng.uniform(0, 1, data.shape).astype("f4")
+    chi2, normal, gradient = psf._normal(data, weight, psf._powers(offsets), p, list(free))
+    slopes = []
+    for k in free:
+        up, down, step = p.copy(), p.copy(), 2e-3 * np.maximum(1, np.abs(p[:, k]))
+        up[:, k], down[:, k] = p[:, k] + step, p[:, k] - step
+        slopes.append((model(up) - model(down)) / 2 / step[:, None])
+    slopes, rest = np.array(slopes), data - model(p)
+    slow = np.einsum("inp,jnp,np->ijn", slopes, slopes, weight)
+    size = np.sqrt(np.einsum("iin->in", slow))
+    assert np.abs((normal - slow) / size[:, None] / size).max() < 2e-3
+    assert np.abs((gradient - np.einsum("inp,np->in", slopes, weight * rest)) / size).max() < 2e-3 * np.sqrt(chi2.max())
+    assert np.allclose(chi2, (weight * rest**2).sum(1), rtol=1e-4)
+
+
+def test_solve_against_linalg():
+    matrix = np.random.default_rng(33).normal(size=(6, 5, 9))
+    matrix, right = matrix @ matrix.transpose(0, 2, 1) + np.eye(5), matrix[:, :, 0]
+    slow = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+    assert np.allclose(psf._solve(matrix.transpose(1, 2, 0).copy(), right.T.copy()).T, slow)
+
+
+def test_stamps_and_paint_against_a_loop():
+    data, offsets = np.random.default_rng(34).normal(size=(30, 40)).astype("f4"), psf.disc(3)
+    for y, x in (np.array([[5, 9, 20], [7, 30, 10]]), np.array([[0, 29, 12], [39, 3, 20]])):
+        slow = [[data[r + i, c + j] if 0 <= r + i < 30 and 0 <= c + j < 40 else np.nan for i, j in zip(*offsets)]
+                for r, c in zip(y, x)]
+        assert np.array_equal(detect.stamps(data, y, x, offsets), np.array(slow, "f4"), equal_nan=True)
+        frame = np.zeros((30, 40), "f4")
+        detect.paint(frame, np.ones((3, len(offsets[0])), "f4"), y, x, offsets)
+        assert frame.sum() == np.isfinite(slow).sum()
 
 
 def test_shape_and_total_invert_star():

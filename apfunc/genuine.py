@@ -1,0 +1,108 @@
+"""Which of the peaks of a frame are stars, and what is to be said of each.
+
+A peak is no star when it is too faint, sharper than the PSF (cosmic rays, hot pixels), wider (knots of a nebula), of
+another form altogether, or a ripple on the light of a bright neighbour.
+"""
+
+import numpy as np
+
+from apfunc import detect, psf, starfit
+from apfunc.psf import SKY, A, X, Y
+
+# The bits of a star's flags.
+FULL, EDGE, BLEND, DEFECT, SHAPE = 1, 2, 4, 8, 16
+
+
+def judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual, planes):
+    """Columns (of `stars.stars`) of the peaks that are stars, and which they are, brightest first.
+
+    flat: the frame without sky; light: the models of all the stars `p`, NaN where pixels say nothing; core: the part of
+    the `offsets` that shapes are fitted to; usual: misfit of a good star; planes: bad and saturated pixels.
+    """
+    inside = np.abs((p[:, [Y, X]] + 0.5) / flat.shape - 0.5).max(1) <= 0.5
+    may = np.flatnonzero(inside & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
+    parts = []
+    for i in range(0, max(len(may), 1), 256):  # few enough that their pixels stay in the cache
+        k = may[i:i + 256]
+        keep, columns = _judged(flat, light, p[k], y[k], x[k], offsets, core, noise[k], gain, sigma, width, usual,
+                                planes)
+        parts.append({"row": k[keep]} | columns)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(-columns["flux"], kind="stable")
+    columns = {name: values[order] for name, values in columns.items()}
+    return columns, columns.pop("row")
+
+
+def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual, planes):
+    """Which of some peaks are stars, and their columns."""
+    shine = detect.stamps(light, y, x, offsets)
+    rest = detect.stamps(flat, y, x, offsets) - shine
+    unit = p.copy()
+    unit[:, A] = 1
+    unit = psf.profiles(unit, y, x, offsets)
+    measured = starfit.fluxes(p, unit, rest, shine, noise, gain)
+    row = np.flatnonzero(measured[2] >= sigma)
+    flux, error, sure, height, local = (v[row] for v in measured)
+    shine, rest, unit, p, y, x, noise = (v[row] for v in (shine, rest, unit, p, y, x, noise))
+    model, good, distance = unit * p[:, A, None].astype("f4"), np.isfinite(rest), np.hypot(*offsets)
+    others, inner = np.where(good, shine - model, 0), slice(len(core[0]))
+    free, _, least2 = psf.fit((rest + model)[:, inner], y, x, core, p, noise, gain, others[:, inner], psf.SHAPE, 8, 0.1,
+                              sure=False)
+    weight = 1 / (noise[:, None] ** 2 + (np.maximum(shine[:, inner], 0) / gain if gain else 0))
+    point2 = np.where(good[:, inner], weight * (rest[:, inner] - p[:, SKY, None]) ** 2, 0).sum(1)
+    gained = point2 - least2  # of chi2, by a shape of its own
+    fwhm, ellipticity, theta = psf.shape(free)
+    minor, major = fwhm * np.sqrt(1 - ellipticity), fwhm / np.sqrt(1 - ellipticity)
+    point, flatness, _ = psf.shape(p)
+    least, most = point * np.sqrt(1 - flatness), point / np.sqrt(1 - flatness)
+
+    burnt, edge, broken = np.zeros((3, len(row)), bool)
+    k = np.flatnonzero(~good[:, distance <= 1.5 * width].all(1))
+    if len(k):
+        bad, full = (detect.stamps(plane, y[k], x[k], offsets) for plane in planes)
+        edge[k] = np.isnan(full[:, distance <= 1.5 * width]).any(1)
+        burnt[k] = (full[:, distance <= 1.5 * width] > 0).any(1)
+        broken[k] = (bad[:, distance <= 1.2 * width] > 0).any(1)
+    share = (others * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
+    strange = (gained > 25) & ((fwhm > 1.3 * point) | (major > 1.5 * most) | (minor < 0.75 * least)) & ~burnt
+    flags = FULL * burnt + EDGE * edge + BLEND * (share > 0.1) + DEFECT * broken + SHAPE * strange
+
+    sharp = (gained > 16) & (minor < 0.65 * least)
+    formless = (misfit(least2, free, core, noise, gain) > max(0.3, 4 * usual)) & (share < 0.1)
+    formless &= certain(least2, core) > 5
+    wide = (gained > 9) & (minor > 1.6 * point)
+    k = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt)
+    wide[k] = _wide(flat, light, free[k], p[k], noise[k], point[k], y[k], x[k], width)
+    ripple = height < 0.15 * others[:, 0]
+    odd = strange & (sure < 20) & (share < 0.1)  # so faint, and alone, a star has the PSF's shape within the noise
+    keep = np.flatnonzero(~ripple & (burnt | ~(sharp | wide | formless | odd)))
+
+    odd = ~np.isfinite(fwhm) | (fwhm > 4 * width) | (fwhm < 0.2)
+    fwhm, ellipticity, theta = (np.where(odd, np.nan, v) for v in (fwhm, ellipticity, theta))
+    peak = np.where(good, rest + shine, -np.inf)[:, distance <= 1.5].max(1)
+    columns = {"flux": flux, "fluxerr": error, "fwhm": fwhm, "ellipticity": ellipticity, "theta": theta, "peak": peak,
+               "snr": flux / np.maximum(error, 1e-12), "flags": flags, "sky": local}
+    return row[keep], {name: values[keep] for name, values in columns.items()}
+
+
+def certain(chi2, offsets):
+    """By how many sigma the misfit of stars is more than noise."""
+    freedom = max(len(offsets[0]) - 7, 1)
+    return (chi2 - freedom) / np.sqrt(2 * freedom)
+
+
+def misfit(chi2, p, offsets, noise, gain):
+    """Share of a star's light, in units of what its fit weighs, that has not the form of the model."""
+    profile = psf.profiles(p, np.rint(p[:, Y]).astype(int), np.rint(p[:, X]).astype(int), offsets)
+    weight = 1 / (noise[:, None] ** 2 + (np.maximum(profile, 0) / gain if gain else 0))
+    light, freedom = np.maximum((weight * profile**2).sum(1), 1e-9), max(len(offsets[0]) - 7, 1)
+    return np.sqrt(np.maximum(chi2 - freedom, 0) / light)
+
+
+def _wide(flat, light, free, p, noise, point, y, x, width):
+    """Whether peaks that look wider than the PSF are much wider when their surroundings are seen as well."""
+    wide = psf.disc(4.5 * width)
+    values = detect.stamps(flat, y, x, wide) - detect.stamps(light, y, x, wide) + psf.profiles(p, y, x, wide)
+    found = psf.fit(values, y, x, wide, free, noise, free=psf.SHAPE, passes=12, near=0.1, sure=False)[0]
+    fwhm, ellipticity, _ = psf.shape(found)
+    return fwhm * np.sqrt(1 - ellipticity) > 1.7 * point
