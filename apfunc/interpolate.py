@@ -8,18 +8,21 @@ With the taps w of a kernel and the coefficients c (the pixels, or for the splin
 Sources: cubic B-spline, Unser 1999 (IEEE Signal Proc. Mag. 16, 22); Lanczos, Duchon 1979 (J. Appl. Met. 18, 1016).
 """
 
+import functools
+
 import numpy as np
 
 POLE = np.sqrt(3.0) - 2  # of the cubic B-spline's inverse filter
-DILATIONS = (1, 2, 4, 8)
-REACH = sum(DILATIONS)
+REACH = 12  # [pixel] of that filter: what is beyond weighs 1e-7
+BLOCK = 48  # rows or columns that are prefiltered by one matrix product
 
 
 def spline(t):
     """The four taps of the cubic B-spline at pixels -1, 0, 1, 2 for the fraction t in [0, 1)."""
-    u = 1 - t
-    third, low, high = np.float32(2 / 3), u * u * u * np.float32(1 / 6), t * t * t * np.float32(1 / 6)
-    return low, third - t * t + 3 * high, third - u * u + 3 * low, high
+    u, square = 1 - t, t * t
+    low, high = u * u * u * np.float32(1 / 6), square * t * np.float32(1 / 6)
+    upper = (t * np.float32(0.5) - 1) * square + np.float32(2 / 3)
+    return low, upper, 1 - low - upper - high, high
 
 
 def lanczos3(t):
@@ -43,59 +46,76 @@ def nearest(t):
 
 
 KERNELS = {"spline": (spline, 1), "lanczos3": (lanczos3, 2), "bilinear": (bilinear, 0), "nearest": (nearest, 0)}
-PAD = 3  # rows and columns beyond the frame's edges that the widest kernel needs
 
 
-def coefficients(data, kernel, strip=64):
-    """`data` (no NaN) with PAD mirrored pixels on every side, prefiltered where the kernel is the spline; float32."""
+def window(array, box, mode="edge"):
+    """array[top:bottom, left:right] of a box (top, bottom, left, right) that touches it.
+
+    Beyond its edges the array is continued by its outermost pixels, or with `mode` "reflect" by its mirror image.
+    """
+    ends = [(max(first, 0), min(end, n)) for first, end, n in zip(box[::2], box[1::2], array.shape)]
+    beyond = [(low - first, end - high) for first, end, (low, high) in zip(box[::2], box[1::2], ends)]
+    inner = array[slice(*ends[0]), slice(*ends[1])]
+    return np.pad(inner, beyond, mode=mode) if np.any(beyond) else inner
+
+
+def coefficients(data, kernel, box):
+    """The coefficients c of `data` (no NaN) in a box (top, bottom, left, right), which may reach beyond the edges."""
     if kernel != "spline":
-        return np.pad(data, PAD, mode="reflect")
-    out = np.empty((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD), "f4")
-    rows, columns = (np.pad(np.arange(n), PAD + REACH, mode="reflect") for n in data.shape)
-    for top in range(0, len(out), strip):
-        part = unspline(data[rows[top : top + strip + 2 * REACH]])
-        out[top : top + strip] = unspline(part.T[columns]).T
-    return out
+        return np.ascontiguousarray(window(data, box, "reflect"))
+    top, bottom, left, right = box
+    part = window(data, (top - REACH, bottom + REACH, left - REACH, right + REACH), "reflect")
+    return unspline(unspline(part.T).T)
 
 
 def unspline(values):
-    """B-spline coefficients of `values` along the first axis, REACH values shorter at either end.
+    """B-spline coefficients of `values` along the first axis, REACH values shorter at either end; float32."""
+    out = np.empty((len(values) - 2 * REACH, values.shape[1]), "f4")
+    for top in range(0, len(out), BLOCK):
+        count = min(BLOCK, len(out) - top)
+        np.matmul(inverse(count), values[top:top + count + 2 * REACH], out=out[top:top + count])
+    return out
 
-    The inverse filter -6 z / (1 - z q) (1 - z / q), q the shift by a pixel, as a product of three-tap filters:
-    1 / (1 - z q) = (1 + z q)(1 + z^2 q^2)(1 + z^4 q^4) …, good to z^16 = 7e-10.
+
+@functools.cache
+def inverse(count):
+    """Matrix (count, count + 2 REACH) of the inverse of the filter (1, 4, 1) / 6; float32.
+
+    It is -6 q / (1 - q^2) q^|k|, with q the POLE.
     """
-    values = values * np.float32(-6 * POLE)
-    for n in DILATIONS:
-        sides = values[: -2 * n] + values[2 * n :]
-        sides *= np.float32(POLE**n)
-        values = np.float32(1 + POLE ** (2 * n)) * values[n:-n]
-        values += sides
-    return values
+    distance = np.abs(np.arange(count + 2 * REACH) - np.arange(count)[:, None] - REACH)
+    return np.where(distance <= REACH, -6 * POLE / (1 - POLE**2) * POLE**distance, 0).astype("f4")
 
 
-def sample(padded, y, x, kernel, base_y=0, base_x=0):
-    """Values at the positions y + base_y, x + base_x, within half a pixel of the frame, of padded `coefficients`.
+def sample(coefficients, y, x, kernel, base_y=0, base_x=0):
+    """Values at the positions (y + base_y, x + base_x) of an array of `coefficients`.
 
-    y, x: float arrays of one shape; bases: integers, or arrays of them for the columns.  Also returns the pixel below
-    each position as one index, (floor(y) + 1) * padded columns + floor(x) + 1, and the fractions y - floor(y),
-    x - floor(x) as float32.
+    y, x: float arrays of one shape, some hundred pixels from the bases; these: integers, or arrays of them for the
+    columns.  The array must reach 2 pixels beyond the positions, and 3 where the kernel is Lanczos's.  Also returns the
+    pixel below each position as one index, floor(y) * columns + floor(x), and the fractions y - floor(y), x - floor(x)
+    as float32.
     """
     taps, before = KERNELS[kernel]
-    width, pixels = padded.shape[1], padded.ravel()
+    width, pixels = coefficients.shape[1], coefficients.ravel()
     i, j = np.floor(y), np.floor(x)
     down, across = (y - i).astype("f4", copy=False), (x - j).astype("f4", copy=False)
-    start = i.astype(np.intp) * width
-    start += j.astype(np.intp)
-    start += (base_y + 1) * width + base_x + 1
-    total, weights = np.zeros(start.shape, "f4"), taps(across)
-    for m, factor in enumerate(taps(down), PAD - 1 - before):
-        line = 0
-        for n, weight in enumerate(weights, PAD - 1 - before):
-            term = pixels[m * width + n :].take(start)
-            term *= weight
-            line = np.add(line, term, out=term)
-        line *= factor
-        total += line
+    start = (i * width + j).astype(np.intp)  # of whole numbers below 2^24: exact in single precision
+    start += base_y * width + base_x - before * (width + 1)
+    total, line, term = np.empty((3, *start.shape), "f4")
+    weights = taps(across)
+    for m, factor in enumerate(taps(down)):
+        for n, weight in enumerate(weights):
+            part = term if n else line
+            pixels[m * width + n:].take(start, out=part, mode="clip")  # "raise" would go through a copy
+            part *= weight
+            if n:
+                line += part
+        if m:
+            line *= factor
+            total += line
+        else:
+            np.multiply(line, factor, out=total)
+    start += before * (width + 1)
     return total, start, down, across
 
 

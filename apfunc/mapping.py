@@ -11,7 +11,9 @@ from apfunc.grid import rim
 
 NODE = 32  # [pixel] spacing of the nodes
 FAR = 1e6  # [pixel] stands for positions that the input's projection does not reach
-BAND = 32768  # pixels of a band of rows: few enough for the processor's cache
+TILE = 256, 256  # rows and columns of a tile: few enough pixels for the processor's cache
+
+UNTOUCHED = "the frame does not touch the grid; check its solution, or take a grid of this target's frames"
 
 
 def overlap(source, source_shape, target, shape):
@@ -23,25 +25,19 @@ def overlap(source, source_shape, target, shape):
     rows, columns = shape
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return 0, rows, 0, columns
-    box = (
-        max(0, int(np.floor(y.min())) - 1),
-        min(rows, int(np.ceil(y.max())) + 2),
-        max(0, int(np.floor(x.min())) - 1),
-        min(columns, int(np.ceil(x.max())) + 2),
-    )
+    box = (max(0, int(np.floor(y.min())) - 1), min(rows, int(np.ceil(y.max())) + 2),
+           max(0, int(np.floor(x.min())) - 1), min(columns, int(np.ceil(x.max())) + 2))
     if box[0] >= box[1] or box[2] >= box[3]:
-        raise ValueError(
-            "the frame does not touch the grid; check its solution, or take a grid made of this target's frames"
-        )
+        raise ValueError(UNTOUCHED)
     return box
 
 
-def bands(source, target, box, fine=1):
-    """Row bands of `box`, each as (rows, columns, jacobian, positions): slices of the output, and where it lies.
+def tiles(source, target, box, fine=1):
+    """Tiles of `box`, each as (rows, columns, jacobian, positions): slices of the output, and where it lies.
 
-    jacobian   input pixels an output pixel covers (array of the band's shape, float32).
+    jacobian   input pixels an output pixel covers (array of the tile's shape, float32).
     positions  list of fine * fine tuples (y, x, base_y, base_x), where the sub-pixel centres lie in the input: float32
-               arrays of the band's shape, to be added to the integers of their columns.
+               arrays of the tile's shape, to be added to the integers of their columns.
     """
     top, bottom, left, right = box
     first_y, first_x = top - 2 * NODE, left - 2 * NODE
@@ -55,16 +51,19 @@ def bands(source, target, box, fine=1):
     offsets = (np.arange(fine) + 0.5) / fine - 0.5
     across = [cubic(np.arange(left, right) + o, first_x, len(node_x)).T for o in offsets]
     down = [cubic(np.arange(top, bottom) + o, first_y, len(node_y)) for o in offsets]
-    lines, areas = [(y @ a, x @ a) for a in across], jacobian @ across[fine // 2]
-    height = max(1, BAND // (right - left))
+    lines, areas = [(y @ a, x @ a) for a in across], (jacobian @ across[fine // 2]).astype("f4")
+    height, width = max(TILE[0] // fine, 8), max(TILE[1] // fine, 8)
     for row in range(top, bottom, height):
         end = min(row + height, bottom)
         part, used = slice(row - top, end - top), slice((row - first_y) // NODE - 2, (end - first_y) // NODE + 4)
-        positions = [
-            (*_relative(d[part, used], ys[used]), *_relative(d[part, used], xs[used])) for d in down for ys, xs in lines
-        ]
-        area = np.maximum(down[fine // 2][part, used].astype("f4") @ areas[used].astype("f4"), np.float32(1e-6))
-        yield slice(row, end), slice(left, right), area, [(y, x, base_y, base_x) for y, base_y, x, base_x in positions]
+        rows = [d[part, used] for d in down]
+        for column in range(left, right, width):
+            last = min(column + width, right)
+            here = slice(column - left, last - left)
+            area = np.maximum(rows[fine // 2].astype("f4") @ areas[used, here], np.float32(1e-6))
+            places = [(_relative(d, ys[used, here]), _relative(d, xs[used, here])) for d in rows for ys, xs in lines]
+            yield (slice(row, end), slice(column, last), area,
+                   [(y, x, base_y, base_x) for (y, base_y), (x, base_x) in places])
 
 
 def _relative(down, lines):

@@ -6,6 +6,7 @@ With (x, y) the input position of an output pixel and J the number of input pixe
     1 / weight = J * (sky / (gain flat) + (read noise / (gain flat))^2)
 """
 
+import functools
 import re
 
 import numpy as np
@@ -17,7 +18,9 @@ from apfunc.grid import shape_of, solution_of
 
 REPAIRED = 0.1  # weight of a pixel that was repaired (bad, cosmic), relative to a measured one
 RING = 7  # [pixel] reach of the kernel's side lobes round saturated and missing pixels (a power of two less one)
+MARGIN = RING + 1  # [pixel] of the frame that are looked at round the positions of a tile
 PART = 0.1  # share of a pixel from which on a mask bit counts
+CELL = 8  # [pixel] over which the flat is averaged for the weights
 
 
 def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux", gain=None, readnoise=None, sky=None):
@@ -27,7 +30,8 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     grid      header with a WCS and NAXIS1, NAXIS2: the output's (apfunc grid, or any solved image's with its size).
     mask      uint8 bits of apfunc.header, of the image's shape, or None.  Saturated and missing pixels are known from
               the data, trails from the header as well (TRAIL, TRAIL1 …, see apfunc.trails).
-    flat      the master flat (array or image) the frame was divided by: less light, less weight.
+    flat      the master flat the frame was divided by: less light, less weight.  An image, an array, or rows as
+              apfunc.io.read_rows gives them; averaged over CELL x CELL pixels.
     kernel    "spline" (cubic B-spline interpolation), "lanczos3", "bilinear", "nearest".
     conserve  "flux": star fluxes are kept, pixels scale with their area; "surface": adu per *input* pixel area.
     gain [electron/adu], readnoise [electron], sky [adu/pixel]: else the header's, and the sky is measured.
@@ -46,139 +50,187 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     FWHM, SKY, SKYNOISE and PIXSCALE (with "surface" EGAIN and MAGZP too) go with the pixel area.  Raises ValueError
     when a WCS is missing, the shapes differ, no pixel has a value, or the frame does not touch the grid.
     """
-    data, bits, flat = _checked(image, mask, flat, kernel, conserve)
+    data, bits = _checked(image, mask, flat, kernel, conserve)
     source, target, shape = solution_of(image[1]), solution_of(grid), shape_of(grid)
     box = mapping.overlap(source, data.shape, target, shape)
     area = (wcs.scale(target) / wcs.scale(source)) ** 2
-    photons, fixed = _noise(image[1], data, bits, flat, gain, readnoise, sky)
+    trust = _trust(image[1], data, bits, _light(flat), gain, readnoise, sky)
+    if bits is not None and (bits & hdr.NODATA).any():
+        data = interpolate.fill(data, (bits & hdr.NODATA) != 0)
 
-    filled = interpolate.fill(data, (bits & hdr.NODATA) != 0)
-    padded = interpolate.coefficients(filled, kernel)
-    near = _near(bits, padded.shape) if bits.any() else None
-    light = None if flat is None else np.pad(flat, (1, 2 * interpolate.PAD - 1), mode="edge")  # at [i + 1, j + 1]
-    out, weight, out_mask = np.empty(shape, "f4"), np.zeros(shape, "f4"), np.zeros(shape, "u1")
-    for plane, nothing in ((out, np.nan), (out_mask, hdr.NODATA)):
-        plane[: box[0]] = plane[box[1] :] = plane[:, : box[2]] = plane[:, box[3] :] = nothing
-    fine = max(1, round(np.sqrt(area)))
-    for rows, columns, jacobian, positions in mapping.bands(source, target, box, fine):
-        value, known, trust, found = 0, 0, 0, np.uint8(0)
-        for position in positions:
-            part = _sampled(*position, padded, kernel, filled, bits, near, light, photons, fixed)
-            value, known, trust, found = value + part[0], known + part[1], trust + part[2], found | part[3]
-        scale = jacobian if conserve == "flux" else 1
-        value *= scale / np.float32(fine**2)
-        trust *= jacobian / (scale * scale * np.float32(fine**2))
-        none = known < 0.5 * fine**2
+    out, weight, out_mask = np.empty(shape, "f4"), np.empty(shape, "f4"), np.empty(shape, "u1")
+    planes = (out, np.float32(np.nan)), (weight, np.float32(0)), (out_mask, np.uint8(hdr.NODATA))
+    for plane, nothing in planes:
+        plane[:box[0]] = plane[box[1]:] = plane[:, :box[2]] = plane[:, box[3]:] = nothing
+    fine, met = max(1, round(np.sqrt(area))), False
+    for rows, columns, jacobian, positions in mapping.tiles(source, target, box, fine):
+        here = [(plane[rows, columns], nothing) for plane, nothing in planes]
+        value, known, sure, found = _sampled(positions, data, bits, trust, kernel)
+        cells = jacobian if fine == 1 else jacobian / np.float32(fine**2)
+        np.multiply(value, cells if conserve == "flux" else np.float32(1 / fine**2), out=here[0][0])
+        if conserve == "flux":
+            np.divide(sure, cells if fine == 1 else cells * np.float32(fine**4), out=here[1][0])
+        else:
+            np.multiply(sure, cells, out=here[1][0])
+        here[2][0][:] = found
+        none = np.asarray(known < 0.5 * fine**2)
         if none.any():
-            value[none], trust[none], found = np.nan, 0, np.where(none, np.uint8(hdr.NODATA), found)
-        out[rows, columns], weight[rows, columns], out_mask[rows, columns] = value, trust, found
-    if not weight.any() and not np.isfinite(out).any():
-        raise ValueError(
-            "the frame does not touch the grid; check its solution, or take a grid of this target's frames"
-        )
+            for plane, nothing in here:
+                np.copyto(plane, nothing, where=none)
+        met |= not none.all()
+    if not met:
+        raise ValueError(mapping.UNTOUCHED)
     return (out, _header(image[1], target, shape, area, kernel, conserve)), weight, out_mask
 
 
-def _sampled(y, x, base_y, base_x, padded, kernel, filled, bits, near, light, photons, fixed):
-    """At the input positions: value, known part of the pixel (0 to 1), inverse variance, and mask bits."""
-    rows, columns = filled.shape
-    low_y, high_y, low_x, high_x = (
-        (edge - b).astype("f4") for b, n in ((base_y, rows), (base_x, columns)) for edge in (-0.5, n - 0.51)
-    )
-    near_y, near_x = np.clip(y, low_y, high_y), np.clip(x, low_x, high_x)
-    known = ((np.abs(near_y - y) < 0.01) & (np.abs(near_x - x) < 0.01)).astype("f4")
-    value, start, s, t = interpolate.sample(padded, near_y, near_x, kernel, base_y, base_x)
-    if light is None:
-        trust = known * np.float32(1 / (photons + fixed))
-    else:
-        seen = light.ravel().take(start)
-        trust = known * seen * seen / (photons * seen + fixed)
-    if near is None:
-        return value, known, trust, np.uint8(0)
-    found = np.zeros(value.shape, "u1")
-    at = np.flatnonzero(near.ravel().take(start))
-    corner = divmod(start.ravel()[at], near.shape[1])
-    held = _blemished(value.ravel()[at], filled, bits, corner, s.ravel()[at], t.ravel()[at])
-    value.ravel()[at], found.ravel()[at] = held[0], held[3]
-    known.ravel()[at] *= 1 - held[1]
-    trust.ravel()[at] *= held[2]
-    return value, known, trust, found
+def _sampled(positions, data, bits, trust, kernel):
+    """Sums over the positions (see mapping.tiles) of value, known part of a pixel (0 to 1) and inverse variance; and
+    mask bits.  Each is an array of the positions' shape, or one number where all are alike.
+    """
+    spots = []
+    for y, x, base_y, base_x in positions:
+        y, known_y, rows = _inside(y, base_y, data.shape[0])
+        x, known_x, columns = _inside(x, base_x, data.shape[1])
+        if (known_y & known_x).any():
+            spots.append((y, x, base_y, base_x, known_y & known_x, (*rows, *columns)))
+    if not spots:
+        return np.float32(0), np.float32(0), np.float32(0), np.uint8(0)
+    ends = np.array([spot[-1] for spot in spots])
+    (top, _, left, _), (_, bottom, _, right) = ends.min(0) - MARGIN, ends.max(0) + MARGIN
+    box = top, bottom, left, right
+    coefficients = interpolate.coefficients(data, kernel, box)
+    flags = None if bits is None else interpolate.window(bits, box)
+    near = _near(flags) if bits is not None and flags.any() else None
+    parts = []
+    for y, x, base_y, base_x, held, _ in spots:
+        part, start, s, t = interpolate.sample(coefficients, y, x, kernel, base_y - box[0], base_x - box[2])
+        held, safe, bit = held.astype("f4"), _at(trust, y, x, base_y, base_x), np.uint8(0)
+        spot = () if near is None else np.flatnonzero(near.ravel().take(start, mode="clip"))
+        if len(spot):
+            held, safe = (plane * np.ones(part.shape, "f4") for plane in (held, safe))
+            bit = np.zeros(part.shape, "u1")
+            corners = start.ravel()[spot] + np.array([0, 1, near.shape[1], near.shape[1] + 1])[:, None]
+            pixels = interpolate.window(data, box, "reflect").take(corners), flags.take(corners)
+            part.ravel()[spot], lost, factor, bit.ravel()[spot] = _blemished(
+                part.ravel()[spot], *pixels, s.ravel()[spot], t.ravel()[spot])
+            held.ravel()[spot] *= 1 - lost
+            safe.ravel()[spot] *= factor
+        parts.append((part, held, safe, bit))
+    *sums, bits = zip(*parts)
+    return *(functools.reduce(np.add, planes) for planes in sums), functools.reduce(np.bitwise_or, bits)
+
+
+def _inside(place, base, count):
+    """Positions (less their columns' base) moved into a frame of so many pixels, whether they lay there, and the first
+    pixel and the end of what they touch.
+
+    Whether is an array, or one boolean where all are alike.  The outermost positions of a tile lie along its edges,
+    for one further in would need a mapping without area.
+    """
+    edge = np.concatenate([(place[[0, -1]] + base).ravel(), (place[:, [0, -1]] + base[[0, -1]]).ravel()])
+    least, most = edge.min(), edge.max()
+    ends = max(int(least // 1), -1), min(int(most // 1) + 2, count + 1)
+    if least >= -0.5 and most <= count - 0.51:
+        return place, np.True_, ends
+    if most < -0.52 or least > count - 0.49:
+        return place, np.False_, ends
+    moved = np.clip(place, (-0.5 - base).astype("f4"), (count - 0.51 - base).astype("f4"))
+    return moved, np.abs(moved - place) < 0.01, ends
 
 
 def _checked(image, mask, flat, kernel, conserve):
-    """Data as float32, mask bits (NODATA and SATURATED from the data themselves), flat as float32 or None."""
+    """Data as float32, and mask bits, NODATA and SATURATED from the data themselves; None where there is none."""
     if kernel not in interpolate.KERNELS or conserve not in ("flux", "surface"):
-        raise ValueError(
-            f"no kernel {kernel!r} or conserve {conserve!r}; choose {', '.join(interpolate.KERNELS)}; flux, surface"
-        )
+        raise ValueError(f"no kernel {kernel!r} or conserve {conserve!r}; choose {', '.join(interpolate.KERNELS)}; "
+                         "flux, surface")
     data = np.asarray(image[0], "f4")
     flat = flat[0] if isinstance(flat, tuple) else flat
-    if data.ndim != 2 or any(p is not None and np.shape(p) != data.shape for p in (mask, flat)):
+    if data.ndim != 2 or any(p is not None and tuple(p.shape) != data.shape for p in (mask, flat)):
         raise ValueError("image, mask and flat are not 2-D arrays of one shape; give those that belong together")
     bits = np.zeros(data.shape, "u1") if mask is None else np.array(mask, "u1")
-    bits[~np.isfinite(data)] |= hdr.NODATA
-    if (bits & hdr.NODATA).all():
-        raise ValueError("no pixel of the frame has a value; leave it out")
+    low, high = data.min(initial=np.inf), data.max(initial=-np.inf)  # NaN when there is one
+    if not np.isfinite(low) or not np.isfinite(high):
+        bits |= np.uint8(hdr.NODATA) * ~np.isfinite(data)
     saturate = hdr.number(image[1], "SATURATE")
-    if saturate is not None:
-        bits[data >= saturate] |= hdr.SATURATED
+    if saturate is not None and not high < saturate:
+        bits |= np.uint8(hdr.SATURATED) * (data >= saturate)
     if hdr.number(image[1], "TRAIL"):
         bits |= trails.trail_mask(data.shape, image[1])
-    if flat is not None:
-        flat = np.asarray(flat, "f4")
-        flat = np.where(flat > 0, flat, 0).astype("f4")
-    return data, bits, flat
+    if (bits & hdr.NODATA).all():
+        raise ValueError("no pixel of the frame has a value; leave it out")
+    return data, bits if bits.any() else None
 
 
-def _noise(header, data, bits, flat, gain, readnoise, sky):
-    """Photon and fixed noise variance [adu^2] of a sky pixel where the flat is 1.
+def _light(flat):
+    """The flat averaged over CELL x CELL pixels, what is not above zero as zero; None without one."""
+    if flat is None:
+        return None
+    flat = flat[0] if isinstance(flat, tuple) else flat
+    edges, means = [np.arange(0, n, CELL) for n in flat.shape], []
+    for top in range(0, flat.shape[0], 16 * CELL):
+        part = np.fmax(np.asarray(flat[top:top + 16 * CELL], "f4"), np.float32(0))
+        means.append(np.add.reduceat(np.add.reduceat(part, np.arange(0, len(part), CELL), axis=0), edges[1], axis=1))
+    sizes = [np.minimum(e + CELL, n) - e for e, n in zip(edges, flat.shape)]
+    return np.concatenate(means) / np.multiply.outer(*sizes).astype("f4")
 
-    What is measured beyond photons and read noise (dark current) is added to the fixed part; where gain or read noise
-    are unknown the measured noise is all.
+
+def _trust(header, data, bits, light, gain, readnoise, sky):
+    """Inverse variance [1/adu^2] of a sky pixel: a number, or with `light` (see `_light`) an array of its shape.
+
+    1 / (photons / light + fixed / light^2) from sky, gain and read noise.  What is measured beyond these (dark current)
+    is added to the fixed part; where gain or read noise are unknown the measured noise is all.
     """
-    measured, noise = level(data, bits if bits.any() else None)
-    usual = 1.0 if flat is None else float(np.median(flat[::9, ::9]))
+    measured, noise = level(data, bits)
+    usual = 1.0 if light is None else float(np.median(light)) or 1.0
     try:
         gain, readnoise = hdr.gain(header, gain), hdr.readnoise(header, readnoise)
     except ValueError:
-        return np.float32(max(noise, 1e-6) ** 2 * usual), np.float32(0)
-    photons, fixed = max(measured if sky is None else sky, 0) / gain, max(readnoise / gain, 1e-6) ** 2
-    if sky is None:
-        fixed += max(0, noise**2 - photons / usual - fixed / usual**2) * usual**2
-    return np.float32(photons), np.float32(fixed)
+        photons, fixed = max(noise, 1e-6) ** 2 * usual, 0.0
+    else:
+        photons, fixed = max(measured if sky is None else sky, 0) / gain, max(readnoise / gain, 1e-6) ** 2
+        if sky is None:
+            fixed += max(0, noise**2 - photons / usual - fixed / usual**2) * usual**2
+    light = np.float32(1) if light is None else light
+    return light * light / np.maximum(np.float32(photons) * light + np.float32(fixed), np.float32(1e-12))
 
 
-def _near(bits, shape):
-    """Boolean array of `shape`: at [i + 1, j + 1] whether samples between pixels (i, j) and (i + 1, j + 1) need care.
+def _at(trust, y, x, base_y, base_x):
+    """`trust` at the positions, constant over CELL x CELL of them; float32."""
+    if not np.ndim(trust):
+        return trust
+    at = [np.minimum(np.arange(CELL // 2, n + CELL // 2, CELL), n - 1) for n in y.shape]
+    cells = [np.clip((place[at[0][:, None], at[1]] + base[at[1]]) // CELL, 0, n - 1).astype(np.intp)
+             for place, base, n in ((y, base_y, trust.shape[0]), (x, base_x, trust.shape[1]))]
+    return trust[tuple(cells)].repeat(CELL, 0)[:y.shape[0]].repeat(CELL, 1)[:, :y.shape[1]]
+
+
+def _near(flags):
+    """Whether samples between pixels (i, j) and (i + 1, j + 1) need care, at [i, j]; False within MARGIN of the edges.
 
     That is where one of the four is flagged, or within RING of a saturated or missing pixel.
     """
-    near = np.zeros(shape, bool)
-    for flagged, reach in ((bits != 0, 0), ((bits & (hdr.SATURATED | hdr.NODATA)) != 0, RING)):
-        flagged, step = np.pad(flagged, reach + 1), 1
-        while step <= reach + 1:  # the union of 2 reach + 2 rows, then columns, by doubling
+    near = np.zeros(flags.shape, bool)
+    for flagged, reach in ((flags != 0, 0), ((flags & (hdr.SATURATED | hdr.NODATA)) != 0, RING)):
+        step = 1
+        while step <= reach + 1 and flagged.any():  # the union of 2 reach + 2 rows, then columns, by doubling
             flagged = flagged[step:] | flagged[:-step]
             flagged = flagged[:, step:] | flagged[:, :-step]
             step *= 2
-        near[: len(bits) + 1, : bits.shape[1] + 1] |= flagged
+        if step > reach + 1:
+            near[reach:reach + len(flagged), reach:reach + flagged.shape[1]] |= flagged
     return near
 
 
-def _blemished(value, filled, bits, at, s, t):
-    """For samples near flagged pixels: value held within its four pixels, share of NODATA, weight factor, mask bits."""
-    rows, columns = (
-        [np.clip(at[0] - 1 + k, 0, bits.shape[0] - 1) for k in (0, 1)],
-        [np.clip(at[1] - 1 + k, 0, bits.shape[1] - 1) for k in (0, 1)],
-    )
-    corners = [(i, j) for i in rows for j in columns]
-    part = ((1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t)
-    pixels, flags = [filled[c] for c in corners], [bits[c] for c in corners]
-    value = np.clip(value, np.minimum.reduce(pixels), np.maximum.reduce(pixels))
-    share = {bit: sum(p * ((f & bit) != 0) for p, f in zip(part, flags)) for bit in hdr.MASK_BITS.values()}
-    found = sum((np.uint8(bit) * (share[bit] > PART) for bit in share if bit != hdr.NODATA), np.zeros(len(s), "u1"))
-    mended = sum(p * ((f & (hdr.BAD | hdr.COSMIC)) != 0) for p, f in zip(part, flags))
-    factor = (1 - (1 - REPAIRED) * mended) * (share[hdr.TRAIL] <= PART) * (1 - share[hdr.NODATA])
-    return value, share[hdr.NODATA], factor, found
+def _blemished(value, pixels, flags, s, t):
+    """For samples near flagged pixels, of their four pixels (4, n) and fractions: value held within the four, share of
+    NODATA, weight factor, mask bits."""
+    part = (np.stack([1 - s, s])[:, None] * np.stack([1 - t, t])).reshape(4, -1)
+    share = {bit: (part * ((flags & bit) != 0)).sum(0) for bit in (*hdr.MASK_BITS.values(), hdr.BAD | hdr.COSMIC)}
+    lost = share[hdr.NODATA]
+    found = sum((np.uint8(bit) * (share[bit] > PART) for bit in hdr.MASK_BITS.values() if bit != hdr.NODATA),
+                np.uint8(0))
+    factor = (1 - (1 - REPAIRED) * share[hdr.BAD | hdr.COSMIC]) * (share[hdr.TRAIL] <= PART) * (1 - lost)
+    return np.clip(value, pixels.min(0), pixels.max(0)), lost, factor, found
 
 
 def _header(header, target, shape, area, kernel, conserve):

@@ -88,7 +88,7 @@ def test_the_mapping_is_that_of_astropy(sip):
     target = solution(0.0, 1.0, shape=shape)
     oracle, grid = WCS(header_of(source)), WCS(header_of(target, shape))
     worst = 0
-    for rows, columns, jacobian, [(y, x, base_y, base_x)] in mapping.bands(
+    for rows, columns, jacobian, [(y, x, base_y, base_x)] in mapping.tiles(
         source, target, mapping.overlap(source, SHAPE, target, shape)
     ):
         yy, xx = np.mgrid[rows, columns]
@@ -101,7 +101,7 @@ def test_the_mapping_is_that_of_astropy(sip):
 
 def test_jacobian_is_the_area_of_the_mapped_pixel():
     source, target = solution(12.0, 1.3, (3.3, 2.2), 3e-5), solution(0.0)
-    for rows, columns, jacobian, [(y, x, base_y, base_x)] in mapping.bands(source, target, (0, 256, 0, 320)):
+    for rows, columns, jacobian, [(y, x, base_y, base_x)] in mapping.tiles(source, target, (0, 256, 0, 320)):
         yy, xx = np.mgrid[rows, columns].astype(float)
         (xa, ya), (xb, yb), (xc, yc), (xd, yd) = (
             wcs.pixel(source, *wcs.sky(target, xx + dx, yy + dy))
@@ -114,20 +114,16 @@ def test_jacobian_is_the_area_of_the_mapped_pixel():
 def test_sample_against_its_slow_twin(kernel):
     rng = np.random.default_rng(0)
     data = rng.normal(0, 1, (9, 12)).astype("f4")
-    y, x = rng.uniform(-0.5, 8.499, (4, 5)), rng.uniform(-0.5, 11.499, (4, 5))
-    padded = interpolate.coefficients(data, kernel)
+    y, x = rng.uniform(2.5, 11.499, (4, 5)), rng.uniform(2.5, 14.499, (4, 5))
+    padded = interpolate.coefficients(data, kernel, (-3, 12, -3, 15))
     value, start, s, t = interpolate.sample(padded, y, x, kernel)
     taps, before = interpolate.KERNELS[kernel]
     for k in np.ndindex(y.shape):
         i, j = int(np.floor(y[k])), int(np.floor(x[k]))
         wy, wx = taps(np.float32(y[k] - i)), taps(np.float32(x[k] - j))
-        slow = sum(
-            a * b * padded[i + m - before + interpolate.PAD, j + n - before + interpolate.PAD]
-            for m, a in enumerate(wy)
-            for n, b in enumerate(wx)
-        )
+        slow = sum(a * b * padded[i + m - before, j + n - before] for m, a in enumerate(wy) for n, b in enumerate(wx))
         assert value[k] == pytest.approx(slow, abs=2e-6)
-        assert start[k] == (i + 1) * padded.shape[1] + j + 1
+        assert start[k] == i * padded.shape[1] + j
         assert sum(wy) == pytest.approx(1, abs=1e-6)
 
 
@@ -137,7 +133,9 @@ def test_spline_is_that_of_scipy(shape):
     rng = np.random.default_rng(0)
     data = rng.normal(100, 30, shape).astype("f4")
     y, x = rng.uniform(0, shape[0] - 1, 300), rng.uniform(0, shape[1] - 1, 300)
-    value = interpolate.sample(interpolate.coefficients(data, "spline"), y, x, "spline")[0]
+    y, x = y[:, None], x[:, None]
+    coefficients = interpolate.coefficients(data, "spline", (-3, shape[0] + 3, -3, shape[1] + 3))
+    value = interpolate.sample(coefficients, y + 3, x + 3, "spline")[0]
     assert np.abs(value - ndimage.map_coordinates(data.astype(float), [y, x], order=3, mode="mirror")).max() < 1e-3
 
 
