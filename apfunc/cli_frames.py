@@ -3,7 +3,7 @@
 import click
 
 from apfunc.command import IMAGES, command, step
-from apfunc.driver import about, each, filled, image_of, mask_of, named, output_of, pairs_of, records_of, rows_of
+from apfunc.driver import about, each, expand, filled, image_of, mask_of, named, output_of, pairs_of, records_of, rows_of
 from apfunc.options import choice, flag, given, number
 
 
@@ -129,7 +129,7 @@ def resample(like, flat, mask, **options):
     from apfunc.resample import resample
     if like is None:
         raise click.UsageError("give the grid: --like FILE (an image, or what `apfunc grid` makes)")
-    flat = flat and rows_of([flat])[0]
+    flat = flat and rows_of(expand([flat]))[0]
     with about(like):
         grid = io.any_header(like)
 
