@@ -8,11 +8,13 @@ fine structure of the broad band in the difference.  Both go into the header wit
 
 import numpy as np
 
-from apfunc import psfmatch, starflux
+from apfunc import level, psfmatch, starflux
 from apfunc.header import history, number, text
 
 AGREE = 3.0  # sigmas between the two scales above which they disagree
 FEWEST = 3  # stars for a scale from stars
+BEST = 0.005  # error of a ratio of fluxes, relative, that flat fields, neighbours and apertures leave at best
+COLOURS = 0.01  # least scatter of the ratios of stars, which differ in colour: a few bright ones must not decide
 LEFT = 0.25  # share of the PSF's effect on the scale that matching may leave; goes into the error
 GRID = {"CRVAL1": 1e-5, "CRVAL2": 1e-5, "CRPIX1": 0.05, "CRPIX2": 0.05, "CD1_1": 1e-8, "CD2_2": 1e-8}  # may differ by
 
@@ -26,7 +28,7 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     stars   Table of stars (x, y, flags; see apfunc.stars) to use instead of those found here.
     match   False: leave the PSFs as they are.
 
-    Returns float32 data in the units of `line`, sky at zero.  Header: a copy of the line's, with CONTSCAL and CONTSERR
+    Returns float32 data in the units of `line`, zero where the field is darkest.  Header: a copy of the line's, with CONTSCAL and CONTSERR
     (the factor used and its error), CONTSRC (both, stars, pixels or given), CONTSTAR and CONTSTER (factor from stars,
     error), CONTNST (stars), CONTPIX and CONTPXER (factor from pixels, error), CONTDIFF (their difference in sigmas),
     CONTAGRE (do they agree), CONTRESI (mean flux left in the stars, as a share of their continuum flux), CONTSKYL and
@@ -48,18 +50,19 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     shapes = [psfmatch.profile(d, x[:100], y[:100], n, g) for d, n, g in zip((one, two), (noisel, noisec), gains)]
     widths = [np.nan if p is None else psfmatch.fwhm(p) for p, _ in shapes]
     radius = float(np.clip(1.5 * np.nanmax([3.0 if np.isnan(widths).all() else 0.0, *widths]), 2.5, 15))
-    before, _ = _from_stars(one, two, x, y, radius, gains)
+    light = _measured(one, two, x, y, radius, gains)
+    by_stars, measured = before, _ = _from_stars(*light)
     convolved = "none"
     if match and np.isfinite(widths).all():
-        one, two, convolved = _matched(one, two, x, y, psfmatch.alike(shapes), widths, (noisel, noisec), radius)
-
-    by_stars, measured = _from_stars(one, two, x, y, radius, gains)
+        one, two, convolved = _matched(one, two, x, y, light, psfmatch.alike(shapes), widths, (noisel, noisec))
+        by_stars, measured = _from_stars(*_measured(one, two, x, y, radius, gains))
     by_pixels = _from_pixels(one, two, radius)
     unmatched = LEFT * np.nan_to_num(by_stars[0] - before[0])
-    by_stars, by_pixels = ((s, np.hypot(error, unmatched)) for s, error in (by_stars, by_pixels))
+    by_stars, by_pixels = ((s, np.hypot(np.hypot(error, unmatched), BEST * s)) for s, error in (by_stars, by_pixels))
     s, error, source = _choice(scale, by_stars, by_pixels, len(measured[0]))
-    out = one - np.float32(s) * two
-    out -= np.float32(starflux.sky(out)[0])  # without stars in it, the sky shows more truly
+    out = np.multiply(two, np.float32(-s), out=two)
+    out += one
+    out -= np.float32(level.darkest(out))  # without stars in it, the sky shows more truly
 
     _describe(header, cont[1], s, error, source, by_stars, by_pixels, measured)
     for key, value, comment in (("CONTSKYL", skyl, "[adu] sky removed from the narrow band"),
@@ -93,7 +96,7 @@ def _sky_free(image):
     sky, noise = starflux.sky(data)
     saturate = number(header, "SATURATE")
     out = data - np.float32(sky)
-    out[~np.isfinite(out)] = np.nan
+    out[np.isinf(out)] = np.nan
     if saturate is not None:
         out[data >= saturate] = np.nan
     return out, sky, noise
@@ -106,13 +109,21 @@ def _places(one, two, noisel, noisec, stars):
         x, y = (np.rint(np.asarray(stars[c], "f8")[good]).astype(int) for c in ("x", "y"))
         inside = (x >= 12) & (y >= 12) & (x < one.shape[1] - 12) & (y < one.shape[0] - 12)
         return x[inside][:starflux.MOST], y[inside][:starflux.MOST]
-    both = one / max(noisel, 1e-9) + two / max(noisec, 1e-9)
+    both = two * np.float32(noisel / max(noisec, 1e-9))
+    both += one
+    both *= np.float32(1 / max(noisel, 1e-9))
     return starflux.peaks(both, np.sqrt(2))
 
 
-def _matched(one, two, x, y, shapes, widths, noises, radius):
+def _measured(one, two, x, y, radius, gains):
+    """flux, error and half of `starflux.fluxes` in both images, each (2, n)."""
+    clear = starflux.clear_rings((one, two), x, y, radius)
+    return np.stack([starflux.fluxes(d, x, y, radius, g, clear) for d, g in zip((one, two), gains)], axis=1)
+
+
+def _matched(one, two, x, y, light, shapes, widths, noises):
     """Both images with one PSF, and which of them was convolved for it."""
-    flux, error, half = np.array([starflux.fluxes(d, x, y, radius) for d in (one, two)]).transpose(1, 0, 2)
+    flux, error, half = light
     good = starflux.good_stars(flux, error, half)
     _, _, plain = starflux.slope(flux[1, good], error[1, good], flux[0, good], error[0, good])
     good[good] = plain  # not those with a nebula on them
@@ -123,18 +134,16 @@ def _matched(one, two, x, y, shapes, widths, noises, radius):
     return (soft, two, "line") if a == 0 else (one, soft, "continuum")
 
 
-def _from_stars(one, two, x, y, radius, gains):
+def _from_stars(flux, error, half):
     """(scale, error) from the stars, and (line flux, continuum flux, error) of those used."""
-    if len(x) == 0:
+    if flux.shape[1] == 0:
         return (np.nan, np.nan), (np.zeros(0),) * 3
-    flux, error, half = np.array([starflux.fluxes(d, x, y, radius, g)
-                                  for d, g in ((one, gains[0]), (two, gains[1]))]).transpose(1, 0, 2)
     (fl, fc), (el, ec) = flux, error
     good = starflux.good_stars(flux, error, half, (2, 5))
     s, _, _ = starflux.slope(fc[good], ec[good], fl[good], el[good])
     # the faint ones are chosen by what they should show in the line band, not by what noise made of it
     good = starflux.good_stars(flux, error, half, (-np.inf, 5)) & (s * fc > 4 * el)
-    s, error, used = starflux.slope(fc[good], ec[good], fl[good], el[good])
+    s, error, used = starflux.slope(fc[good], ec[good], fl[good], el[good], least=COLOURS)
     return (s, error), tuple(v[good][used] for v in (fl, fc, el))
 
 
@@ -190,7 +199,7 @@ def _choice(scale, by_stars, by_pixels, count):
         if not np.isfinite(b + eb) or min(ea, eb) <= 0 or abs(a - b) > AGREE * np.hypot(ea, eb):
             return *by_stars, "stars"
         mean, formal = np.average([a, b], weights=[ea**-2, eb**-2]), (ea**-2 + eb**-2)**-0.5
-        return float(mean), float(max(formal, abs(a - b) / 2)), "both"  # what the two do not share is part of the error
+        return float(mean), float(np.hypot(formal, (a - b) / 2)), "both"  # what they do not share is part of the error
     if np.isfinite(by_pixels[0]):  # too few stars to be sure: where they differ from the pixels, the error says so
         return by_pixels[0], float(np.hypot(by_pixels[1], np.nan_to_num(by_stars[0] - by_pixels[0]))), "pixels"
     if np.isfinite(by_stars[0]):

@@ -42,6 +42,18 @@ def skies(images, degree=None):
     return [_square(c, chosen) for c in found], [float(np.median(n[d])) for n, d in zip(noises, dark)]
 
 
+def darkest(data):
+    """The level of the darkest tenth of an image, what the noise of the boxes makes of it set right."""
+    (levels,), (noises,), _, _ = starflux.boxes([data])
+    good = np.isfinite(levels)
+    if not good.any():
+        return 0.0
+    error = 1.5 * np.median(noises[good]) / starflux.BOX  # of a box; neighbouring pixels are not independent
+    low = np.quantile(levels[good], BELOW) + 1.28 * error
+    near = levels[good & (np.abs(levels - low) <= 2 * error)]
+    return float(np.median(near)) if near.size else float(low)
+
+
 def at(surface, shape, rows=slice(None), columns=slice(None)):
     """The surface of an image of `shape` at its `rows` and `columns` (slices), float32; a number when constant."""
     if surface.size == 1:

@@ -158,36 +158,28 @@ def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach):
     return coefficients
 
 
-def convolve(data, kernel, rows=256):
-    """`data` convolved with a small odd kernel, in bands of rows by FFT.  NaN stays NaN and does not spread.
+def convolve(data, kernel, tile=400):
+    """`data` convolved with a small odd kernel, in square tiles by FFT.  NaN stays NaN and does not spread.
 
     Each pixel is the mean of what is there, weighted by the kernel: next to NaN and to the border too.
     """
     half, (height, width) = kernel.shape[0] // 2, data.shape
-    shape = (_fast(rows + 2 * half), _fast(width + 2 * half))
+    shape = (_fast(min(tile, height) + 2 * half), _fast(min(tile, width) + 2 * half))
     transfer = np.fft.rfft2(kernel.astype("f4"), shape)
     out = np.empty(data.shape, "f4")
-    inner = None
-    for top in range(0, height, rows):
-        n = min(rows, height - top)
-        low, high = max(top - half, 0), min(top + n + half, height)
-        band = data[low:high]
-        good = np.isfinite(band)
-        first = top - low + half
-
-        def through(values):
-            full = np.fft.irfft2(np.fft.rfft2(values, shape) * transfer, shape)
-            return full[first:first + n, half:half + width].astype("f4")
-
-        whole = good.all()
-        if whole and n == rows and high - low == rows + 2 * half:
-            if inner is None:
-                inner = through(good.astype("f4"))
-            share = inner
-        else:
-            share = through(good.astype("f4"))
-        with np.errstate(all="ignore"):
-            out[top:top + n] = through(band if whole else np.where(good, band, 0).astype("f4")) / share
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            rows, columns = min(tile, height - top), min(tile, width - left)
+            low, first = max(top - half, 0), max(left - half, 0)
+            part = data[low:top + rows + half, first:left + columns + half]
+            y, x = top - low + half, left - first + half
+            inner = np.s_[y:y + rows, x:x + columns]
+            good = np.isfinite(part)
+            plain = good.all() and part.shape == (rows + 2 * half, columns + 2 * half)
+            through = lambda values: np.fft.irfft2(np.fft.rfft2(values, shape) * transfer, shape)[inner]
+            with np.errstate(all="ignore"):
+                out[top:top + rows, left:left + columns] = (
+                    through(part) if plain else through(np.where(good, part, 0)) / through(good.astype("f4")))
     out[~np.isfinite(data)] = np.nan
     return out
 

@@ -69,16 +69,17 @@ def median(values):
     return np.where(count > 0, middle, np.float32(np.nan)) if values.size else np.full(len(values), np.nan, "f4")
 
 
-def fluxes(data, x, y, radius, gain=None):
+def fluxes(data, x, y, radius, gain=None, clear=None):
     """(flux, error, half) at each integer (x, y): a soft-edged disc of `radius` pixels less the ring from 2 to 3 radii,
-    its error, and the flux within half the radius.
+    its error, and the flux within half the radius.  The ring's level is its median, or its mean over the pixels
+    `clear` (see `clear_rings`).
 
     NaN in the disc makes the flux NaN.  The error is measured where there is nothing: the scatter of the same
     measurement over a lattice of empty places, so that noise which is correlated by resampling or smoothing counts
     in full; with `gain` [electron/adu] the star's own photons are added.
     """
     reach = int(np.ceil(3 * radius))
-    flux, ring, half = _disc(data, x, y, radius, reach)
+    flux, ring, half = _disc(data, x, y, radius, reach, clear)
     step = max(2 * reach, int(np.sqrt(data.size / 800)))
     ey, ex = (a.ravel() for a in np.mgrid[reach:data.shape[0] - reach:step, reach:data.shape[1] - reach:step])
     empty, wave, _ = _disc(data, ex, ey, radius, reach)
@@ -89,11 +90,29 @@ def fluxes(data, x, y, radius, gain=None):
     return flux, np.sqrt(error**2 + (np.maximum(flux, 0) / gain if gain else 0)), half
 
 
-def _disc(data, x, y, radius, reach):
+def clear_rings(images, x, y, radius, clip=2.5):
+    """The pixels (n, pixels of a ring) of the rings of `fluxes` where no image shows a neighbour.
+
+    A median sees a faint neighbour in the one image and not in the noise of the other; the mean over the same pixels
+    takes the same share of its light from both, so that the ratio of two fluxes is not shifted.
+    """
+    clear = True
+    for data in images:
+        cut, distance = cutouts(data, x, y, int(np.ceil(3 * radius)))
+        ring = cut[:, distance >= 2 * radius]
+        rest = ring - median(ring)[:, None]
+        clear = clear & (np.abs(rest) <= clip * 1.4826 * median(np.abs(rest))[:, None])
+    return clear
+
+
+def _disc(data, x, y, radius, reach, clear=None):
     cut, distance = cutouts(data, x, y, reach)
     ring = cut[:, distance >= 2 * radius]
     level = median(ring)
     scatter = 1.4826 * median(np.abs(ring - level[:, None]))
+    if clear is not None:
+        count = clear.sum(1)
+        level = np.where(count > 0, np.where(clear, ring, 0).sum(1) / np.maximum(count, 1), level)
     sums = []
     for r in (radius, radius / 2):
         weight = np.clip(r + 0.5 - distance, 0, 1).astype("f4")
@@ -120,11 +139,11 @@ def good_stars(flux, error, half, least=5.0):
     return good
 
 
-def slope(x, ex, y, ey, clip=4.0, start=0.5, most=2.0):
+def slope(x, ex, y, ey, clip=4.0, start=0.5, most=2.0, least=0.0):
     """(s, error, used): y = s x through the origin, robust, with errors in both and real scatter; NaN without points.
 
     x, ex, y, ey: 1-D.  Points more than `clip` sigma off are left out.  The search starts from this quantile of the
-    ratios: below 0.5 where outliers are above the line (line emission).  `most`: the largest tau allowed.  The error
+    ratios: below 0.5 where outliers are above the line (line emission).  `least`, `most`: of tau.  The error
     is the larger of the formal one (scatter included) and the jackknife's, so that it holds for few points too.
     """
     good = np.isfinite(x) & np.isfinite(y) & (ex > 0) & (ey > 0) & (x > 0)
@@ -138,17 +157,17 @@ def slope(x, ex, y, ey, clip=4.0, start=0.5, most=2.0):
     for _ in range(30):
         before = s
         plain = ey**2 + (s * ex)**2
-        tau = _scatter((y - s * x)[used], plain[used], (s * x)[used], most)
+        tau = max(least, _scatter((y - s * x)[used], plain[used], (s * x)[used], most))
         pull = np.abs(y - s * x) / np.sqrt(plain + (tau * s * x)**2)
         used = good & (pull < max(clip, pull[good].min()))
         s, error = _line(x[used], ex[used], y[used], ey[used], s, tau)
         if abs(s - before) < 1e-7 * abs(s):
             break
     n = used.sum()
-    if 3 <= n <= 60:
-        index = np.flatnonzero(used)
-        left = [_line(*(v[np.delete(index, i)] for v in (x, ex, y, ey)), s, tau)[0] for i in range(n)]
-        error = max(error, np.sqrt((n - 1) / n * np.sum((left - np.mean(left))**2)))
+    if n >= 3:
+        index, parts = np.flatnonzero(used), min(n, 50)
+        left = [_line(*(np.delete(v[index], np.s_[i::parts]) for v in (x, ex, y, ey)), s, tau)[0] for i in range(parts)]
+        error = max(error, np.sqrt((parts - 1) / parts * np.sum((left - np.mean(left))**2)))
     return float(s), float(error), used
 
 

@@ -135,8 +135,8 @@ def test_convolution_is_its_slow_twin():
                     total += kernel[j + 2, i + 2] * data[y - j, x - i]
                     weight += kernel[j + 2, i + 2]
         expected[y, x] = total / weight
-    for rows in (16, 256):
-        np.testing.assert_allclose(psfmatch.convolve(data, kernel, rows), expected, atol=2e-5)
+    for tile in (16, 256):
+        np.testing.assert_allclose(psfmatch.convolve(data, kernel, tile), expected, atol=2e-5)
 
 
 def test_kernel_matches_moffat_wings():
