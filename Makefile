@@ -90,9 +90,11 @@ explain: $(OUT)/night.mk
 # A stage's flags are a file that changes only when they do, and a prerequisite of what the stage makes.
 quality_FLAGS += $(if $(KEEP),--keep '$(KEEP)') $(if $(DROP),--drop '$(DROP)')
 flags = $(patsubst %,$(OUT)/flags/%,$(1))
+ifneq (,$(wildcard $(OUT)/night.mk))
 $(shell mkdir -p $(OUT)/flags $(OUT)/done)
 $(foreach s,$(STAGES),$(if $(subst x$(file <$(OUT)/flags/$(s)),,x$(strip $($(s)_FLAGS)))$(if $(wildcard $(OUT)/flags/$(s)),,new),\
   $(file >$(OUT)/flags/$(s),$(strip $($(s)_FLAGS)))))
+endif
 
 ifeq (,$(filter clean,$(MAKECMDGOALS)))
 include $(OUT)/night.mk

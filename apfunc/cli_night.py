@@ -143,7 +143,7 @@ def simulate(output, filters, **options):
 def explain(frame, inventory):
     """Print what serves a frame, and why."""
     from apfunc import plan as planning
-    rows = [dict(zip(r.colnames, r)) for r in read_table_of(inventory or "frames.ecsv")]
+    rows = [{k: None if getattr(v, "mask", False) else v for k, v in zip(r.colnames, r)} for r in read_table_of(inventory or "frames.ecsv")]
     found = [r for r in rows if frame in (r["name"], os.path.basename(r["raw"]), r["raw"])] or [r for r in rows if frame in r["name"]]
     if not found:
         raise click.UsageError(f"no frame {frame} in the inventory; it has {', '.join(r['name'] for r in rows[:5])}, …")
