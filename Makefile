@@ -106,12 +106,14 @@ $(OUT)/night.mk: FORCE | $(filter .venv/%,$(APFUNC))
 # The prerequisites that are masters of a kind, as an option: $(call use,dark) is --dark OUT/masters/dark-….fits
 use = $(addprefix --$(1) ,$(filter $(OUT)/masters/$(1)-%,$^))
 raw = $(filter $(OUT)/raw/%,$^)
+# … and those in a folder, as a list in a file, for a line of commands has its limits: $(call all,stars)
+all = $(file >$(OUT)/lists/$(@F).in,$(filter-out %.stars.fits,$(filter $(OUT)/$(1)/%,$^)))@$(OUT)/lists/$(@F).in
 
 $(OUT)/masters/%.fits: $(call flags,combine)
 	$(DO) combine $(raw) --kind $(firstword $(subst -, ,$(@F))) $(call use,bias) $(call use,dark) $(combine_FLAGS) -o $@
 
 $(OUT)/masters/readnoise.ecsv: $(call flags,readnoise)
-	$(DO) readnoise $(raw) $(readnoise_FLAGS) -o $@
+	$(DO) readnoise $(call all,raw) $(readnoise_FLAGS) -o $@
 
 $(OUT)/masters/badpix-%.fits: $(call flags,badpix)
 	$(DO) badpix $(call use,bias) $(call use,dark) $(call use,flat) $(badpix_FLAGS) -o $@
@@ -137,7 +139,7 @@ $(OUT)/done/stars-%: $(call flags,stars)
 $(OUT)/stars/%.fits: ;
 
 $(OUT)/done/field-%: $(call flags,field)
-	$(DO) field $(filter $(OUT)/stars/%,$^) $(field_FLAGS) -o $(OUT)/fields/$*.fits --record-failure
+	$(DO) field $(call all,stars) $(field_FLAGS) -o $(OUT)/fields/$*.fits --record-failure
 	@touch $@
 $(OUT)/fields/%.fits: $(OUT)/done/field-% ;
 
@@ -148,13 +150,13 @@ $(OUT)/done/astrometry-%: $(call flags,astrometry)
 $(OUT)/navigated/%.fits: ;
 
 $(OUT)/done/quality: $(call flags,quality)
-	$(DO) quality $(filter-out %.stars.fits,$(filter $(OUT)/navigated/%,$^)) --inventory $(OUT)/frames.ecsv $(quality_FLAGS) -o $(OUT)/quality.csv --accepted $(OUT)/accepted
+	$(DO) quality $(call all,navigated) --inventory $(OUT)/frames.ecsv $(quality_FLAGS) -o $(OUT)/quality.csv --accepted $(OUT)/accepted
 	@touch $@
 $(OUT)/quality.csv: $(OUT)/done/quality ;
 $(OUT)/accepted/%.csv: $(OUT)/done/quality ;
 
 $(OUT)/done/grid-%: $(call flags,grid)
-	$(DO) grid $(filter $(OUT)/navigated/%,$^) $(grid_FLAGS) -o $(OUT)/grids/$*.fits --record-failure
+	$(DO) grid $(call all,navigated) $(grid_FLAGS) -o $(OUT)/grids/$*.fits --record-failure
 	@touch $@
 $(OUT)/grids/%.fits: $(OUT)/done/grid-% ;
 
@@ -165,7 +167,7 @@ $(OUT)/done/resample-%: $(call flags,resample)
 $(OUT)/resampled/%.fits: ;
 
 $(OUT)/coadd/%.fits: $(call flags,coadd)
-	$(DO) coadd $(filter $(OUT)/resampled/%,$^) --accepted $(OUT)/accepted/$*.csv $(coadd_FLAGS) -o $@ --record-failure
+	$(DO) coadd $(call all,resampled) --accepted $(OUT)/accepted/$*.csv $(coadd_FLAGS) -o $@ --record-failure
 
 $(OUT)/continuum/%.fits: $(call flags,continuum)
 	$(DO) continuum $(filter $(OUT)/coadd/%,$^) $(continuum_FLAGS) -o $@ --record-failure

@@ -112,7 +112,7 @@ def coadd(images, accepted, output, record_failure, **options):
     from apfunc import io
     from apfunc.coadd import coadd
     from apfunc.names import stem
-    sources = expand(images)
+    sources = asked = expand(images)
     output = output_of(output, sources)
     try:
         if accepted:
@@ -126,7 +126,7 @@ def coadd(images, accepted, output, record_failure, **options):
         if not record_failure:
             raise
         complain(f"{output}: {error}")
-        return record(output, images[0] if images else output, f"coadd: {error}")
+        return record(output, asked[0], f"coadd: {error}")
     io.write(output, image, {"WEIGHT": weight})
 
 

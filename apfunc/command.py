@@ -21,7 +21,7 @@ STEPS = {}
 def cli(verbose, quiet):
     """From the raw FITS frames of a night to calibrated, solved, stacked and coloured images.
 
-    IMAGES are paths, quoted globs, or - (standard input).  Results go to -o, or to standard output.
+    IMAGES are paths, quoted globs, @FILE (a list of paths), or - (standard input).  Results go to -o, or to standard output.
     """
     if verbose < 2:
         import warnings

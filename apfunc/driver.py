@@ -45,10 +45,10 @@ def named(name, work):
 # ---------------------------------------------------------------------------------------------- files
 
 def expand(images):
-    """The paths that IMAGES name: globs expanded and sorted; standard input when there are none.  A star table beside its image
+    """The paths that IMAGES name: globs and @FILE expanded; standard input when there are none.  A star table beside its image
     (NAME.stars.fits, which navigated/*.fits fits too) is passed over."""
     found = []
-    for image in images or ("-",):
+    for image in listed(images) or ["-"]:
         matches = sorted(glob(image, recursive=True)) if any(c in image for c in "*?[") and not os.path.exists(image) else [image]
         if not matches:
             raise click.UsageError(f"no file matches {image}")
@@ -61,6 +61,18 @@ def expand(images):
     if "-" in found and sys.stdin.isatty():
         raise click.UsageError("no images given, and standard input is a terminal")
     return found
+
+
+def listed(images):
+    """The words of IMAGES, @FILE replaced by the words in that file: a command's line has its limits."""
+    out = []
+    for image in images:
+        if image.startswith("@") and os.path.exists(image[1:]):
+            with open(image[1:]) as stream:
+                out += stream.read().split()
+        else:
+            out.append(image)
+    return out
 
 
 def targets(sources, output):

@@ -126,3 +126,9 @@ def test_update_does_only_what_is_newer(frames):
     os.utime(frames / "b.fit")
     apfunc("run", *words[1:2], *words[4:], ":", "debayer", "--channel", "R", folder=frames, check=0)
     assert [name for name in times if (frames / "out" / name).stat().st_mtime_ns != times[name]] == ["b.fits"]
+
+
+def test_a_file_may_list_the_images(frames):
+    (frames / "list").write_text("a.fit\nb.fit\n")
+    apfunc("debayer", "@list", "--channel", "R", "-o", "out/{stem}.fits", folder=frames, check=0)
+    assert sorted(os.listdir(frames / "out")) == ["a.fits", "b.fits"]
