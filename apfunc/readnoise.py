@@ -7,17 +7,20 @@ with k the ratio of the two signals in a small cell of the frame.  The differenc
 lamp's drift, and the cells vignetting and bad regions.
 """
 
+import functools
 import itertools
 import math
 
 import numpy as np
 
 from apfunc import belong, raw
+from apfunc.clip import middle_of_rows
 from apfunc.header import camera, text
 
 CELL = 32  # pixels a side
 PIXELS = 2**20  # so many of a frame are looked at, in rows of cells spread over it
 PAIRS = 12  # pairs that are looked at, spread over the frames
+CHUNK = 64  # cells worked on at a time, so that they stay in the cache
 
 
 def readnoise(biases, flats=(), sigma=4.0, saturate=None):
@@ -42,16 +45,17 @@ def readnoise(biases, flats=(), sigma=4.0, saturate=None):
     True
     """
     from astropy.table import Table
-    biases, headers, levels = _alike(biases, "bias")
+    biases, headers, levels, values = _alike(biases, "bias")
     if len(biases) < 2:
         raise ValueError("read noise needs two biases of one size, binning, temperature and level; "
                          f"found {len(biases)}: give more")
     shape = biases[0][0]
-    flats, flat_headers, _ = _alike([f for f in flats if raw.opened(*f)[0] == shape], "flat")
-    whole = all(raw.whole(raw.sample(frame[1], shape)[0]) for frame in biases)
-    rounding = 1 / 12 if whole else 0.0
+    flats, flat_headers, _, lit = _alike([f for f in flats if raw.opened(*f)[0] == shape], "flat")
+    rounding = 1 / 12 if all(map(raw.whole, values)) else 0.0
+    cells = functools.lru_cache(PAIRS + 1)(cells_of)
 
-    variances = np.array([bias_cells(a, b, sigma) for a, b in _some(pairs(biases))]) / 2 - rounding
+    variances = np.array([chunked(lambda one, two: truncated_variance(one - two, sigma)[0], cells(a)[0], cells(b)[0])
+                          for a, b in _some(pairs(biases))]) / 2 - rounding
     power, power_err = robust_mean(variances.mean(axis=0))
     if not power > 0:
         raise ValueError("the biases have no noise; give raw bias frames")
@@ -65,16 +69,18 @@ def readnoise(biases, flats=(), sigma=4.0, saturate=None):
     sets = [[flat for flat, its in zip(flats, filters) if its == name] for name in dict.fromkeys(filters)]
     paired = _some([pair for flats_of_one in sets for pair in pairs(flats_of_one)])
     if paired:
-        full = raw.full_scale(np.stack([raw.sample(f[1], shape)[0] for f in flats]), flat_headers[0], saturate)
-        middle = np.median([cells_of(frame) for frame in _some(biases)], axis=0)
-        cells = np.array([flat_cells(a, b, middle, sigma, full) for a, b in paired])
-        inverse, inverse_err = inverse_gain(*np.moveaxis(cells, 1, 0), power + rounding)
+        full = raw.full_scale(np.stack(lit), flat_headers[0], saturate)
+        dark = chunked(lambda *some: middle_of_rows(np.stack([s.ravel() for s in some], axis=1)),
+                       *(cells(frame)[0] for frame in _some(biases))).reshape(-1, cells(biases[0])[0].shape[1])
+        found = np.array([chunked(lambda *some: flat_cells(*some, sigma, full), *cells(a), *cells(b), dark)
+                          for a, b in paired])
+        inverse, inverse_err = inverse_gain(*np.moveaxis(found, 1, 0), power + rounding)
         if inverse > 0:
             gain = 1 / inverse
             gain_err = gain * inverse_err / inverse
             row |= {"gain": gain, "gain_err": gain_err, "readnoise": gain * noise, "nflat": len(flats),
                     "readnoise_err": math.hypot(gain_err * noise, gain * row["readnoise_adu_err"]),
-                    "level": float(np.nanmedian(cells[:, 0]))}
+                    "level": float(np.nanmedian(found[:, 0]))}
     units = {"gain": "electron/adu", "readnoise": "electron", "readnoise_adu": "adu"}
     table = Table([row])
     for name in table.colnames:
@@ -83,16 +89,23 @@ def readnoise(biases, flats=(), sigma=4.0, saturate=None):
 
 
 def _alike(images, kind):
-    """(opened frames, headers, levels) of the images that belong together; flats of several filters do."""
+    """(opened frames, headers, levels, samples as read out) of the images that belong together; flats of several
+    filters do."""
     frames, headers = [raw.opened(*image) for image in images], [header for _, header in images]
     reasons = belong.by_header(headers, [shape for shape, _, _ in frames], kind if kind == "bias" else None)
-    samples = [raw.sample(read, shape)[0] - raw.sample_base(base, shape) for shape, read, base in frames]
-    levels = [None if why else float(np.nanmedian(s)) for why, s in zip(reasons, samples)]
+    samples = [raw.thin(read, shape) for shape, read, _ in frames]
+    values = [sample - raw.sample_base(base, shape) for sample, (shape, _, base) in zip(samples, frames)]
+    levels = [None if why else float(np.nanmedian(s)) for why, s in zip(reasons, values)]
     if kind == "bias":
-        noise = [raw.spread(np.diff(s, axis=1)) / math.sqrt(2) for s in samples]
+        noise = [raw.spread(np.diff(s, axis=1)) / math.sqrt(2) for s in values]
         belong.reject(reasons, belong.by_level(levels, float(np.median(noise)) if noise else 0.0))
     used = [i for i, why in enumerate(reasons) if why is None]
-    return [frames[i] for i in used], [headers[i] for i in used], [levels[i] for i in used]
+    return [[some[i] for i in used] for some in (frames, headers, levels, samples)]
+
+
+def chunked(function, *cells):
+    """What a function gives for arrays of cells, a few cells at a time, joined along its last axis."""
+    return np.concatenate([function(*(c[a:a + CHUNK] for c in cells)) for a in range(0, len(cells[0]), CHUNK)], axis=-1)
 
 
 def pairs(frames):
@@ -105,58 +118,57 @@ def _some(items):
     return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(len(items), PAIRS))] if items else []
 
 
-def cells_of(frame, corrected=True):
+def cells_of(frame):
     """The pixels of a frame in cells, (cells, pixels), float32: rows of cells spread over the frame; without its
-    overscan and pedestal, or as read out."""
+    overscan and pedestal, and as read out."""
     (rows, columns), read, base = frame
     size = min(CELL, rows, columns)
     starts = np.linspace(0, rows - size, min(rows // size, PIXELS // (columns * size) + 1)).astype(int)
-    bands = [np.asarray(read(a, a + size), "f4") - (base(a, a + size) if corrected else 0) for a in map(int, starts)]
     wide = columns // size
-    cubes = [band[:, :wide * size].reshape(size, wide, size).transpose(1, 0, 2) for band in bands]
-    return np.concatenate(cubes).reshape(-1, size * size)
+    plain, as_read = [], []
+    for a in map(int, starts):
+        band, level = np.asarray(read(a, a + size), "f4"), base(a, a + size)
+        bands = [band] if np.ndim(level) == 0 and level == 0 else [band - level, band]
+        cut = [b[:, :wide * size].reshape(size, wide, size).transpose(1, 0, 2).reshape(wide, -1) for b in bands]
+        plain.append(cut[0])
+        as_read.append(cut[-1])
+    plain, whole = np.concatenate(plain), plain
+    return plain, plain if whole[0] is as_read[0] else np.concatenate(as_read)
 
 
 def truncated_variance(values, sigma, good=True):
     """Variance of each row of `values` without what lies beyond `sigma` standard deviations, corrected for the
-    truncation of normal noise, and the array of what counted.  Pixels that are not `good` do not count."""
-    there = np.isfinite(values)
-    good, median = (good, np.median) if there.all() else (good & there, np.nanmedian)
-    middle = median(values, axis=1, keepdims=True)
-    deviation = 1.4826 * median(np.abs(values - middle), axis=1, keepdims=True)
+    truncation of normal noise, and the array of what counted.  NaN and pixels that are not `good` do not count."""
+    middle = middle_of_rows(values)[:, None]
+    deviation = 1.4826 * middle_of_rows(np.abs(values - middle))[:, None]
     tail = sigma * math.sqrt(2 / math.pi) * math.exp(-sigma**2 / 2) / math.erf(sigma / math.sqrt(2))
     deviation = np.maximum(deviation, 0.7)  # (differences of whole numbers)
     for _ in range(3):
-        keep = good & (np.abs(values - middle) <= sigma * deviation)
+        offset = values - middle
+        keep = good & (np.abs(offset) <= (sigma * deviation).astype(values.dtype))
         count = np.maximum(keep.sum(axis=1, keepdims=True), 2)
-        middle = np.where(keep, values, 0).sum(axis=1, keepdims=True) / count
-        variance = np.where(keep, values - middle, 0)**2
-        variance = variance.sum(axis=1, keepdims=True) / (count - 1) / (1 - tail)
-        deviation = np.maximum(np.sqrt(variance), 1e-3)
+        offset = np.where(keep, offset, values.dtype.type(0))
+        shift = offset.sum(axis=1, keepdims=True, dtype="f8") / count
+        variance = (offset * offset).sum(axis=1, keepdims=True, dtype="f8") - count * shift**2
+        variance = np.maximum(variance, 0) / (count - 1) / (1 - tail)
+        middle, deviation = (middle + shift).astype(values.dtype), np.maximum(np.sqrt(variance), 1e-3)
     return variance[:, 0], keep
 
 
-def bias_cells(first, second, sigma):
-    """Variance of the difference of two biases, cell by cell [adu^2]."""
-    return truncated_variance(cells_of(first) - cells_of(second), sigma)[0]
-
-
-def flat_cells(first, second, middle, sigma, full):
-    """(S, k, variance of f1 - k f2) of a pair of flats, cell by cell; NaN in cells that do not count.  `middle`: the
-    cells of the median bias."""
-    f1, f2 = cells_of(first) - middle, cells_of(second) - middle
-    good, level = np.ones(f1.shape, bool), 0.0
-    for frame in (first, second):
-        as_read = cells_of(frame, corrected=False)
-        good &= as_read < 0.97 * (full or np.inf)
-        level = np.maximum(level, np.median(as_read, axis=1))
+def flat_cells(f1, read1, f2, read2, dark, sigma, full):
+    """(S, k, variance of f1 - k f2) of cells of a pair of flats, without pedestal and as read out (`cells_of`); NaN in
+    cells that do not count.  `dark`: the cells of the median bias."""
+    limit = np.float32(full or np.inf)
+    f1, f2 = f1 - dark, f2 - dark
+    good = (read1 < np.float32(0.97) * limit) & (read2 < np.float32(0.97) * limit)
+    level = np.maximum(middle_of_rows(read1), middle_of_rows(read2))
     with np.errstate(invalid="ignore", divide="ignore"):
-        k = np.median(f1, axis=1) / np.median(f2, axis=1)
+        k = middle_of_rows(f1) / middle_of_rows(f2)
         for _ in range(2):
-            variance, keep = truncated_variance(level_cells(f1 - k[:, None] * f2), sigma, good)
-            s1, s2 = (np.where(keep, f, 0).sum(axis=1) / keep.sum(axis=1) for f in (f1, f2))
+            variance, keep = truncated_variance(level_cells(f1 - k.astype("f4")[:, None] * f2), sigma, good)
+            s1, s2 = (np.where(keep, f, np.float32(0)).sum(axis=1, dtype="f8") / keep.sum(axis=1) for f in (f1, f2))
             k = s1 / s2
-    counts = (level < 0.9 * (full or np.inf)) & (s1 > 0) & (s2 > 0) & (k > 0.2) & (k < 5) & (keep.mean(axis=1) > 0.9)
+    counts = (level < 0.9 * limit) & (s1 > 0) & (s2 > 0) & (k > 0.2) & (k < 5) & (keep.mean(axis=1) > 0.9)
     return np.where(counts, [s1, k, variance], np.nan)
 
 
@@ -168,11 +180,11 @@ def level_cells(values):
         return values
     cube = values.reshape(-1, size, size)
     half = (size + 1) // 2
-    out = cube.astype("f8")
+    out = cube.copy()
     for axis in (1, 2):
-        profile = np.median(cube, axis=3 - axis)
+        profile = middle_of_rows(cube.swapaxes(axis, 1).reshape(-1, size)).reshape(-1, size)
         slope = (profile[:, half:].mean(axis=1) - profile[:, :size - half].mean(axis=1)) / half
-        ramp = slope[:, None] * (np.arange(size) - (size - 1) / 2)
+        ramp = slope[:, None] * (np.arange(size, dtype="f4") - np.float32((size - 1) / 2))
         out -= ramp[:, :, None] if axis == 1 else ramp[:, None, :]
     return out.reshape(values.shape)
 
