@@ -111,7 +111,7 @@ def _unstable(out, master, rest=None, gain=None):
 
 
 def _from_flats(out, flats, sigma, dead):
-    """Dead: |flat / local median - 1| > max(dead, sigma * scatter), of the mean flat, and half of that in most flats."""
+    """Dead: |flat / local median - 1| > max(dead, sigma * scatter) in the mean flat, and half of that in most flats."""
     if not flats:
         return
     mean = np.empty(out.shape, "f4")

@@ -5,9 +5,10 @@ Nothing here knows how frames are combined; it works on the thin samples of `apf
 
 import numpy as np
 
+from apfunc.clip import middle_of_rows
 from apfunc.header import binning, number, temperature, text
 from apfunc.names import KINDS, band
-from apfunc.raw import BANDS, spread
+from apfunc.raw import BANDS, middle, spread
 
 TEMPERATURE = {"bias": 1.0, "dark": 1.0, "flat": 5.0}  # C, to either side
 EXPOSURE = 0.02, 0.1  # relative and in seconds, the larger counts: 300, 300.1 and 300.2 s are one set
@@ -114,8 +115,8 @@ def by_pattern(samples, kind):
     if len(there) < 3:
         return reasons
     some = [there[int(k)] for k in np.linspace(0, len(there) - 1, min(len(there), 15))]
-    middle = np.median([samples[i] for i in some], axis=0)
-    off = {i: samples[i] - middle - np.nanmedian(samples[i] - middle) for i in there}
+    common = np.median([samples[i] for i in some], axis=0)
+    off = {i: samples[i] - common - middle(samples[i] - common) for i in there}
     noise = max(float(np.median([spread(off[i]) for i in there])), 1e-3 if kind == "flat" else 0.5)
     uneven = {i: unevenness(off[i]) for i in there}
     above = {i: float(np.mean(off[i] > 8 * noise)) for i in there}
@@ -139,5 +140,5 @@ def unevenness(off):
     cells = off[:rows // BANDS * BANDS, :columns // BANDS * BANDS] if min(off.shape) >= BANDS else off
     ny, nx = (BANDS, BANDS) if min(off.shape) >= BANDS else (1, 1)
     cells = cells.reshape(ny, cells.shape[0] // ny, nx, cells.shape[1] // nx)
-    medians = np.nanmedian(cells.transpose(0, 2, 1, 3).reshape(ny * nx, -1), axis=1)
-    return float(np.nanmax(np.abs(medians - np.nanmedian(medians))))
+    medians = middle_of_rows(cells.transpose(0, 2, 1, 3).reshape(ny * nx, -1))
+    return float(np.nanmax(np.abs(medians - middle(medians))))

@@ -82,7 +82,8 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
 
     head.remove("SATURATE", ignore_missing=True)
     if full is not None:
-        head["SATURATE"] = (mark_saturated(out, np.flatnonzero(light >= full), full - zero), "[adu] saturated at or above this")
+        level = mark_saturated(out, np.flatnonzero(light >= full), full - zero)
+        head["SATURATE"] = (level, "[adu] saturated at or above this")
     with contextlib.suppress(ValueError):
         head["EGAIN"] = (known.gain(header, gain), "[electron/adu] gain")
     with contextlib.suppress(ValueError):
@@ -131,7 +132,7 @@ def fit(given, light, header, temperature):
 
 def _check_level(light, bias):
     """ValueError when the light lies so far below the bias that the bias cannot be in it any more."""
-    here, level = float(np.nanmedian(light[THIN])), float(np.nanmedian(bias[THIN]))
+    here, level = raw.middle(light[THIN]), raw.middle(bias[THIN])
     if level > 20 and here < 0.5 * level:
         raise ValueError(f"the frame's level ({here:.0f} ADU) is far below the bias ({level:.0f} ADU): its bias was "
                          "subtracted before, or the bias is of another camera; leave --bias out, or give the right one")

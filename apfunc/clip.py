@@ -25,23 +25,26 @@ def clipped_mean(stack, sigma=4.0, step=0.0):
     frames.
     """
     n = len(stack)
-    low, high, value = stack.min(axis=0), stack.max(axis=0), stack.mean(axis=0)
+    low, high, total = stack.min(axis=0), stack.max(axis=0), stack.sum(axis=0)
     with np.errstate(invalid="ignore"):
-        centre = (n * value - low - high) / (n - 2) if n > 2 else low
-        noise, reach = _noise(low, high, centre, n, sigma, step)
-        odd = ~((high - centre <= reach) & (centre - low <= reach))
-    error, count = noise / np.float32(math.sqrt(n)), np.full(value.shape, n, "i4")
-    if odd.any():
-        pixels = np.flatnonzero(odd)
-        value[odd], error[odd], count[odd] = sorted_mean(stack.reshape(n, -1)[:, pixels].T, noise[odd], sigma)
+        centre = (total - low - high) / np.float32(n - 2) if n > 2 else low
+        noise, odd = _noise(low, high, centre, n, sigma, step)
+    value, error, count = np.divide(total, np.float32(n), out=total), np.empty_like(total), np.full(total.shape, n, "i4")
+    error[:] = noise / np.float32(math.sqrt(n))
+    at = np.flatnonzero(odd)
+    if at.size:
+        found = sorted_mean(stack.reshape(n, -1)[:, at].T, noise[at % noise.size], sigma)
+        for out, of_odd in zip((value, error, count), found):
+            out.ravel()[at] = of_odd
     return value, error, count
 
 
 def _noise(low, high, centre, n, sigma, step):
-    """Noise of one value and the reach of the clip, (rows, columns) each, constant in blocks of columns."""
-    if n == 1:
-        return np.full(low.shape, np.nan, "f4"), np.full(low.shape, np.inf, "f4")
+    """Noise of one value, (columns,), constant in blocks of columns, and where the values do not all lie within the reach
+    of the clip."""
     rows, columns = low.shape
+    if n == 1:
+        return np.full(columns, np.nan, "f4"), ~np.isfinite(low)
     wide = min(BLOCK, columns)
     width = high - low
     blocks = width[:, :columns // wide * wide].reshape(rows, -1, wide).transpose(1, 0, 2).reshape(columns // wide, -1)
@@ -49,14 +52,12 @@ def _noise(low, high, centre, n, sigma, step):
     first = np.fmax(first / (mean_range(n) * (1 - 0.6 / n**2)), step / 2)  # (the median of a range, to a per cent)
     widen = sigma * math.sqrt(1 + 1 / n)  # the centre has an error of its own
     at = np.minimum(np.arange(columns) // wide, len(first) - 1)
-    reach = (widen * first).astype("f4")[at][None]
-    calm = (high - centre <= reach) & (centre - low <= reach)
+    calm = np.maximum(high - centre, centre - low) <= (widen * first).astype("f4")[at]
     starts = np.arange(len(first)) * wide
-    number = np.add.reduceat(calm.sum(axis=0), starts)
-    total = np.add.reduceat(np.where(calm, width, 0).sum(axis=0, dtype="f8"), starts)
+    number = np.add.reduceat(np.add.reduce(calm, axis=0, dtype="i4"), starts)
+    total = np.add.reduceat(np.where(calm, width, np.float32(0)).sum(axis=0), starts, dtype="f8")
     second = np.where(number > 0, total / np.maximum(number, 1) / mean_range(n, sigma), first)
-    noise = np.broadcast_to(np.fmax(second, step / math.sqrt(12)).astype("f4")[at][None], low.shape)
-    return noise, np.broadcast_to(reach, low.shape)
+    return np.fmax(second, step / math.sqrt(12)).astype("f4")[at], ~calm
 
 
 def middle_of_rows(values):

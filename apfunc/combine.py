@@ -6,6 +6,8 @@
 where <> is the mean of the values that agree (`apfunc.clip`).
 """
 
+import functools
+
 import numpy as np
 
 from apfunc import belong, clip, masters, raw
@@ -14,6 +16,7 @@ from apfunc.header import BAD, NODATA, SATURATED, history, number, temperature, 
 METHODS = {"clip": clip.clipped_mean, "median": clip.median, "mean": clip.mean}
 BAND = 16e6  # bytes of raw rows read at a time, all frames together (at least 64 rows, while they fit into 100 MB)
 STRIP = 5e6  # bytes of float32 worked on at a time, so that they stay in the cache
+LEAST = 4  # rows worked on at a time at least: of hundreds of frames, what is done once for each must not count
 KEPT = """TELESCOP INSTRUME OBSERVAT XPIXSZ YPIXSZ XBINNING YBINNING XORGSUBF YORGSUBF READOUTM READMODE GAIN EGAIN
           OFFSET RDNOISE SET-TEMP FILTER FOCALLEN APTDIA APTAREA SITELAT SITELONG SITEELEV ROWORDER FLIPSTAT BAYERPAT
           XBAYROFF YBAYROFF DATE-OBS OVSCAN TRIMMED""".split()
@@ -132,9 +135,9 @@ def by_data(kind, values, samples, full, number):
 
     def left(find):
         return [find(i) if i in values and reasons[i] is None else None for i in range(number)]
-    levels = left(lambda i: float(np.nanmedian(values[i])))
+    levels = left(lambda i: raw.middle(values[i]))
     if kind == "flat":
-        middle = left(lambda i: float(np.nanmedian(samples[i])))
+        middle = left(lambda i: raw.middle(samples[i]))
         at_full = left(lambda i: float(np.mean(samples[i] >= full)) if full else 0.0)
         belong.reject(reasons, belong.by_exposure_level(levels, middle, full, at_full))
         belong.reject(reasons, belong.by_pattern(left(lambda i: values[i] / np.float32(levels[i])), kind))
@@ -148,19 +151,19 @@ def by_data(kind, values, samples, full, number):
 def flat_levels(values):
     """The level of each flat [adu] from its sample: the median ratio to the mean shape over the well-lit pixels."""
     some = [values[int(k)] for k in np.linspace(0, len(values) - 1, min(len(values), 15))]
-    shape = np.median([v / np.nanmedian(v) for v in some], axis=0)
+    shape = np.median([v / raw.middle(v) for v in some], axis=0)
     shape = shape / np.float32(raw.good_level(shape))
     lit = shape > 0.7
-    return np.array([float(np.nanmedian(v[lit] / shape[lit])) for v in values])
+    return np.array([raw.middle(v[lit] / shape[lit]) for v in values])
 
 
 def _run(frames, terms, levels, full, method, sigma, step, flat):
     """Combine band by band: ``(data, error, mask, rejected fraction)``."""
     (rows, columns), read, _ = frames[0]
     data, error = np.empty((rows, columns), "f4"), np.empty((rows, columns), "f4")
-    mask, kept = np.zeros((rows, columns), "u1"), 0
+    mask, clipped = np.zeros((rows, columns), "u1"), 0
     line = len(frames) * columns
-    strip = int(min(rows, max(1, STRIP // (4 * line))))
+    strip = int(min(rows, max(LEAST, STRIP // (4 * line))))
     of_row = read(0, 1).dtype.itemsize * line
     band = int(max(strip, min(max(64, BAND // of_row), 100e6 // of_row) // strip * strip))
     stack = np.empty((len(frames), strip, columns), "f4")
@@ -172,12 +175,12 @@ def _run(frames, terms, levels, full, method, sigma, step, flat):
             part = stack[:, :d - c]
             full_count = _fill(part, bands, terms, levels, full, flat, slice(c - a, d - a), slice(c, d))
             data[c:d], error[c:d], count = method(part, sigma, step)
-            kept += int(count.sum())
-            few, none, many = count * 2 <= len(frames), count == 0, full_count * 2 > len(frames)
-            for bit, where in ((BAD, few), (NODATA, none), (SATURATED, many)):
-                if np.any(where):
-                    mask[c:d] |= where * np.uint8(bit)
-    return data, error, mask, 1 - kept / (len(frames) * rows * columns)
+            at = np.flatnonzero(count != len(frames))
+            some = count.ravel()[at]
+            clipped += at.size * len(frames) - int(some.sum())
+            mask[c:d].ravel()[at] = (2 * some <= len(frames)) * np.uint8(BAD) | (some == 0) * np.uint8(NODATA)
+            mask[c:d] |= (full_count * 2 > len(frames)) * np.uint8(SATURATED)
+    return data, error, mask, clipped / (len(frames) * rows * columns)
 
 
 def _band(read, base, a, b, full):
@@ -201,7 +204,9 @@ def _fill(stack, bands, terms, levels, full, flat, here, there):
         if subtrahends:
             factors = [factor for _, factor in subtrahends]
             if factors != before:
-                before, less = factors, sum(np.float32(factor) * array[there] for array, factor in subtrahends)
+                parts = [array[there] if factor == 1 else np.float32(factor) * array[there]
+                         for array, factor in subtrahends]
+                before, less = factors, functools.reduce(np.add, parts)
             out -= less
         if flat:
             out /= np.float32(level)

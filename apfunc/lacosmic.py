@@ -73,8 +73,8 @@ def star_contrast(fwhm):
 
 def frame_contrast(electrons, look, excess, readnoise, scratch):
     """The contrast that the frame's own stars ask for: MARGIN times the lower quartile of S' / F of the peaks among
-    `look` with plenty of fine structure (F > 10), which are stars and a few fat hits; between LEAST and 5, and 5 without
-    5 such peaks."""
+    `look` with plenty of fine structure (F > 10), which are stars and a few fat hits; between LEAST and 5, and 5
+    without 5 such peaks."""
     window = electrons.ravel()[look[:, None] + _offsets(1, electrons)]
     peak = window[:, 4] >= window.max(axis=1)
     structure = _structure(electrons, look[peak], readnoise, scratch)

@@ -85,8 +85,8 @@ def turn_of(dark, light, header):
     y, x = hot_pixels(dark[0])
     values = raw.thin(light)
     noise = max(raw.spread(values[:, 1:] - values[:, :-1]) / math.sqrt(2), 0.1)
-    hits = {name: stands_out(light, noise, (y if sy > 0 else rows - 1 - y) - y0, (x if sx > 0 else columns - 1 - x) - x0)
-            for name, (sy, sx) in TURNS.items()}
+    hits = {name: stands_out(light, noise, (y if sy > 0 else rows - 1 - y) - y0,
+                             (x if sx > 0 else columns - 1 - x) - x0) for name, (sy, sx) in TURNS.items()}
     best = max(hits, key=hits.get)
     return best if hits[best] >= 8 and hits[best] > 3 * hits[expected] else expected
 
@@ -94,7 +94,7 @@ def turn_of(dark, light, header):
 def hot_pixels(dark):
     """Rows and columns of the up to 400 hottest pixels of a dark, 20 sigma above its median or more."""
     values = raw.thin(dark)
-    at = np.flatnonzero(dark > np.nanmedian(values) + 20 * max(raw.spread(values), 0.1))
+    at = np.flatnonzero(dark > raw.middle(values) + 20 * max(raw.spread(values), 0.1))
     y, x = np.divmod(at, dark.shape[1])
     order = np.argsort(-dark[y, x], kind="stable")[:400]
     return y[order], x[order]
@@ -161,7 +161,7 @@ def quiet(dark, noise=None):
     the mean of their block of 32 x 32 get that mean; hot pixels and glow stay."""
     size, columns = 32, dark.shape[1]
     thin = raw.thin(dark)
-    noise, usual = noise or raw.spread(thin), float(np.nanmedian(thin))
+    noise, usual = noise or raw.spread(thin), raw.middle(thin)
     out = dark.astype("f4")
     for a in range(0, len(dark), size):
         band = out[a:a + size]
@@ -187,7 +187,7 @@ def response(flat, bias):
     held, level = raw.said_bias(header), raw.good_level(raw.thin(data))
     norm = number(header, "FLATNORM")
     if held is None:
-        held = bias is not None and level > 20 and level > float(np.nanmedian(raw.thin(bias[0])))
+        held = bias is not None and level > 20 and level > raw.middle(raw.thin(bias[0]))
     if held and bias is None:
         raise ValueError("the flat still holds the bias; give --bias, or a flat without it")
     if held:

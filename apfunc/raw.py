@@ -40,22 +40,42 @@ def opened(rows, header):
     if scan and all(s.stop - s.start == n for s, n in zip(scan, rows.shape)):
         scan = None
     ys, xs = trim or (slice(0, rows.shape[0]), slice(0, rows.shape[1]))
-    middle = rows.shape[0] // 2
-    level = pedestal(header, rows[middle:middle + TALL]) if "PEDESTAL" in header else 0.0
+    half = rows.shape[0] // 2
+    level = pedestal(header, rows[half:half + TALL]) if "PEDESTAL" in header else 0.0
     along_rows = scan and scan[0].stop - scan[0].start >= scan[1].stop - scan[1].start
     per_column = None if not scan or along_rows else np.median(rows[scan[0]], axis=0)[None, xs].astype("f4")
 
+    fetch = reader(rows)
+
     def read(a, b):
-        return np.asarray(rows[ys.start + a:min(ys.start + b, ys.stop)])[:, xs]
+        return fetch(ys.start + a, min(ys.start + b, ys.stop))[:, xs]
 
     def base(a, b):
         if per_column is not None:
             return per_column
         if scan:
-            band = np.asarray(rows[ys.start + a:min(ys.start + b, ys.stop)])[:, scan[1]]
+            band = fetch(ys.start + a, min(ys.start + b, ys.stop))[:, scan[1]]
             return np.median(band, axis=1, keepdims=True).astype("f4")
         return np.float32(level)
     return (ys.stop - ys.start, xs.stop - xs.start), read, base
+
+
+def reader(rows):
+    """A function (a, b) -> rows a to b as an array.
+
+    The 16-bit whole numbers of a plain file are read here, for astropy takes five times as long to shift them to uint16.
+    """
+    where = rows.hdu.fileinfo() if type(rows).__name__ == "Section" and rows.dtype == "u2" else {"file": None}
+    if where["file"] is None or where["file"].compression or len(rows.shape) != 2:
+        return lambda a, b: np.asarray(rows[a:b])
+    name, start, columns = where["file"].name, where["datLoc"], rows.shape[1]
+
+    def fetch(a, b):
+        a, b, _ = slice(a, b).indices(rows.shape[0])
+        values = np.fromfile(name, ">i2", (b - a) * columns, offset=start + 2 * a * columns).astype("i2")
+        values ^= np.int16(-32768)
+        return values.view("u2").reshape(b - a, columns)
+    return fetch
 
 
 def plain(header, shape):
@@ -81,9 +101,8 @@ def pedestal(header, values):
     added = abs(number(header, "PEDESTAL") or 0.0)
     if not added:
         return 0.0
-    middle = np.nanmedian(values)
-    scatter = 1.4826 * np.nanmedian(np.abs(values - middle))
-    return added if added <= middle + 5 * scatter + 1 else 0.0
+    values = np.asarray(values, "f8")
+    return added if added <= middle(values) + 5 * spread(values) + 1 else 0.0
 
 
 def sample(rows, shape=None):
@@ -129,9 +148,16 @@ def bands(shape):
     return [(int(a), int(a) + TALL) for a in starts]
 
 
+def middle(values):
+    """Median of an array, NaN left out; as np.nanmedian, which takes thrice as long.  NaN where there is no value."""
+    v = np.sort(values, axis=None)  # NaN goes last
+    n = int(np.count_nonzero(v == v))
+    return (float(v[(n - 1) // 2]) + float(v[n // 2])) / 2 if n else math.nan
+
+
 def spread(values):
     """Robust standard deviation: 1.4826 times the median absolute deviation; NaN is ignored."""
-    return 1.4826 * float(np.nanmedian(np.abs(values - np.nanmedian(values))))
+    return 1.4826 * middle(np.abs(values - middle(values)))
 
 
 def full_scale(values, header, saturate=None):
@@ -160,7 +186,7 @@ def pile(values, top):
     at_top, near, upper = (int(np.count_nonzero(high >= f * top)) for f in (1, 0.95, 0.985))
     if 5 <= upper < values.size / 2 and upper > 3 * (len(high) - upper) and at_top < upper / 2:
         heap = high[high >= 0.985 * top]
-        return float(np.median(heap) - max(6 * spread(heap), 2))
+        return middle(heap) - max(6 * spread(heap), 2)
     sharp = 3 <= at_top < values.size / 2 and at_top > 20 * (near - at_top) / (0.05 * top)
     return top if sharp else None
 
@@ -199,7 +225,7 @@ def holds_bias(values, header, bias=None, raw=True):
     """
     said = said_bias(header)
     if bias is not None and bias.shape == values.shape:
-        level, here = float(np.nanmedian(bias)), float(np.nanmedian(values))
+        level, here = middle(bias), middle(values)
         if level > max(20.0, 5 * spread(values - bias)):
             if here < 0.5 * level:
                 return False

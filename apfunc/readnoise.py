@@ -95,7 +95,7 @@ def _alike(images, kind):
     reasons = belong.by_header(headers, [shape for shape, _, _ in frames], kind if kind == "bias" else None)
     samples = [raw.thin(read, shape) for shape, read, _ in frames]
     values = [sample - raw.sample_base(base, shape) for sample, (shape, _, base) in zip(samples, frames)]
-    levels = [None if why else float(np.nanmedian(s)) for why, s in zip(reasons, values)]
+    levels = [None if why else raw.middle(s) for why, s in zip(reasons, values)]
     if kind == "bias":
         noise = [raw.spread(np.diff(s, axis=1)) / math.sqrt(2) for s in values]
         belong.reject(reasons, belong.by_level(levels, float(np.median(noise)) if noise else 0.0))

@@ -126,7 +126,8 @@ def lines(rest, scatter, sigma, least):
         return found
     height, floor = np.empty_like(rest), scatter.min(where=scatter > 0, initial=np.inf)
     for top in range(0, len(rest), STRIP):  # in units of the scatter
-        part = np.divide(rest[top:top + STRIP], np.maximum(scatter[top:top + STRIP], floor), out=height[top:top + STRIP])
+        rows = np.s_[top:top + STRIP]
+        part = np.divide(rest[rows], np.maximum(scatter[rows], floor), out=height[rows])
         part[~np.isfinite(part)] = 0
     _columns(found, height, scatter, sigma, least)
     _columns(found.T, height.T, scatter.T, sigma, least)
