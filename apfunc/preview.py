@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from apfunc import starflux, stretch
+from apfunc import level, stretch
 
 STRIP = 64  # rows stretched at a time
 
@@ -29,7 +29,8 @@ def preview(image, size=None, stretch_to=None, strength=1.0):
         black, white = stretch_to
         curve = lambda part: (part - np.float32(black)) * np.float32(1 / ((white - black) or 1))
     else:
-        sky, noise = starflux.sky(data)
+        (sky,), (noise,) = level.skies([data], 0)
+        sky = float(sky[0, 0])
         if not np.isfinite(sky):
             sky, noise = float(np.median(some[np.isfinite(some)])), 0.0
         soft, scale, _ = stretch.curve(some - np.float32(sky), noise, strength=strength)
