@@ -118,7 +118,7 @@ def report(folder, output):
         raise click.UsageError(f"{folder}: no such folder; give the folder of a night's products")
     found = gather(folder)
     io.write_text(output or Path(folder, "report.html"), report(**found))
-    told = warnings(**{k: v for k, v in found.items() if k not in ("badpix", "night")})
+    told = warnings(**{k: v for k, v in found.items() if k not in ("badpix", "night", "residuals")})
     io.write_text(Path(folder, "warnings.txt"), "".join(f"warning: {line}\n" for line in told))
 
 

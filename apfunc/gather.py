@@ -25,6 +25,7 @@ def gather(folder, previews=True):
     found = {"inventory": inventory, "quality": quality, "readnoise": _table(folder / "masters/readnoise.ecsv"),
              "night": folder.resolve().name}
     found["frames"] = {n: frame for n in names if (frame := _light(folder, n))}
+    found["residuals"] = _residuals(folder, list(found["frames"]))
     found["pictures"] = _composites(folder) + [_stack(folder, path, kind, previews) for kind in ("continuum", "coadd")
                                                for path in sorted((folder / kind).glob("*.fits"))]
     masters = sorted((folder / "masters").glob("*.fits"))
@@ -69,6 +70,32 @@ def _light(folder, name):
             if data is not None:
                 return {"thumb": thumbnail((data, header), SMALL), "header": header, "href": f"{stage}/{name}.fits"}
     return None
+
+
+def _residuals(folder, names, most=24):
+    """Where stars of the lights (at most so many, spread over the night) lie off their places in the field catalogue.
+
+    A dict of arrays: x, y [share of the frame, 0 to 1], east, north [arcsec]; None without any.
+    """
+    from astropy.io import fits
+    from apfunc.names import safe
+    fields, parts = {}, []
+    for name in names[::-(-len(names) // most) or 1]:
+        with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
+            with fits.open(folder / "navigated" / f"{name}.stars.fits", memmap=False) as hdus:
+                stars, header = hdus[1].data, hdus[1].header
+            target = safe(text(header, "OBJECT") or "")
+            if target not in fields:
+                with fits.open(folder / "fields" / f"{target}.fits", memmap=False) as hdus:
+                    fields[target] = hdus[1].data["ra"].astype("f8"), hdus[1].data["dec"].astype("f8")
+            stars = stars[(stars["id"] >= 0) & (stars["flags"] == 0)]
+            ra, dec = (v[stars["id"]] for v in fields[target])
+            east = ((stars["ra"] - ra + 180) % 360 - 180) * np.cos(np.radians(dec)) * 3600
+            parts.append(np.stack([stars["x"] / header["IMAGEW"], stars["y"] / header["IMAGEH"], east,
+                                   (stars["dec"] - dec) * 3600]).astype("f8"))
+    if not parts or not sum(p.shape[1] for p in parts):
+        return None
+    return dict(zip(("x", "y", "east", "north"), np.concatenate(parts, axis=1)))
 
 
 def _composites(folder):

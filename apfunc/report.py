@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), masters=(), badpix=(), night="",
-           notes=()):
+           notes=(), residuals=None):
     """The report as HTML text.
 
     inventory   Table of frames.ecsv: name, raw, kind, object, filter, exptime, temp, night, date_obs, masters, reason
@@ -30,6 +30,7 @@ def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), ma
                 None), files (list of (label, relative link)); one with `reason` could not be made
     masters     dicts: name, header, thumb, href, median, std [of the pixels]
     badpix      dicts: name, thumb, href, pixels (how many the map has), bad (how many are), counts (dict kind: number)
+    residuals   dict of arrays x, y [share of the frame], east, north [arcsec]: stars less their catalogue places, or None
     night       what to call it; notes: further warnings
     What is missing leaves its section out.  The same input gives the same text.
     """
@@ -38,7 +39,7 @@ def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), ma
     told = warnings(inventory, quality, readnoise, frames, pictures, masters, notes)
     parts = [("pictures", "Pictures", sections.pictures(pictures)), ("lights", "Lights", sections.strip(lights)),
              ("plots", "Over the night", sections.plots(lights)),
-             ("astrometry", "Astrometry", sections.astrometry(lights, frames)),
+             ("astrometry", "Astrometry", sections.astrometry(lights, frames, residuals)),
              ("quality", "Quality", sections.quality(lights)),
              ("detector", "Detector", sections.detector(rows_of(readnoise), badpix)),
              ("masters", "Masters", sections.masters(masters)),

@@ -10,6 +10,7 @@ from apfunc.header import number
 from apfunc.page import (base_name, common_start, count, exposure, finite, fixed, href, image, median, safe_text, short,
                          table, with_error)
 
+DENSE = 60  # lights from which on their pictures are smaller
 KINDS = {"composite": "Colour composite", "coadd": "Stack", "continuum": "Line image, continuum subtracted"}
 PLOTS = (("fwhm_arcsec", "Seeing, FWHM", "arcsec", 0.5, 0), ("fwhm_px", "FWHM", "pixel", 0.5, 0),
          ("ellipticity", "Ellipticity", "", 0.05, 0), ("sky", "Sky", "adu", 5, None),
@@ -48,9 +49,13 @@ def pictures(given):
     """Composites large, then line images and stacks."""
     made = [p for p in given if not p.get("reason")]
     made.sort(key=lambda p: (p["kind"] == "coadd", svg.order((p.get("header") or {}).get("FILTER", "")), p["name"]))
-    groups = (("grid hero", [p for p in made if p["kind"] == "composite"]),
-              ("grid", [p for p in made if p["kind"] != "composite"]))
-    return "".join(f'<div class="{style}">{"".join(map(_picture, some))}</div>' for style, some in groups if some)
+    colour, rest = ([p for p in made if (p["kind"] == "composite") == hero] for hero in (True, False))
+    beside = []
+    if len(colour) == 1 and len(rest) > 1:  # a large picture, and two small ones beside it
+        beside, rest = rest[:2], rest[2:]
+    hero = "".join(map(_picture, colour)) + (f'<div>{"".join(map(_picture, beside))}</div>' if beside else "")
+    groups = (("grid hero" + " one" * bool(beside), hero), ("grid", "".join(map(_picture, rest))))
+    return "".join(f'<div class="{style}">{some}</div>' for style, some in groups if some)
 
 
 def _picture(p):
@@ -90,7 +95,8 @@ def strip(lights):
                            f"{style}ed", r["id"]))
     start = common_start([r["name"] for r in lights])
     begins = f'<p class="soft">Names are shown without their common beginning {safe_text(start)}</p>' if start else ""
-    return f'{begins}<div class="strip">{"".join(cards)}</div>' if cards else ""
+    style = "strip dense" if len(cards) > DENSE else "strip"
+    return f'{begins}<div class="{style}">{"".join(cards)}</div>' if cards else ""
 
 
 def plots(lights):
@@ -111,8 +117,8 @@ def plots(lights):
     return f'{key}<div class="plots">{"".join(cards)}</div>' if cards else ""
 
 
-def astrometry(lights, frames):
-    """How well each light is tied to the sky."""
+def astrometry(lights, frames, residuals=None):
+    """How well each light is tied to the sky, and where its stars lie off their places in the field catalogue."""
     rows = []
     for r in lights:
         header = frames.get(r["name"], {}).get("header") or {}
@@ -122,8 +128,26 @@ def astrometry(lights, frames):
             tied = f"not solved: {r.get('reason') or 'no reason given'}"
         rows.append([r["short"], r["filter"], fixed(r.get("wcs_rms_arcsec"), 3), fixed(number(header, "WCSRMSPX"), 3),
                      fixed(r.get("wcs_nmatch"), 0), fixed(number(header, "PIXSCALE"), 4), tied])
-    return table(("light", "filter", 'rms ["]#', "rms [px]#", "matches#", 'scale ["/px]#', "tied to"),
-                 rows) if rows else ""
+    heads = ("light", "filter", 'rms ["]#', "rms [px]#", "matches#", 'scale ["/px]#', "tied to")
+    return _off(residuals) + (folded(table(heads, rows), len(rows)) if rows else "")
+
+
+def _off(residuals):
+    """Plots of the residuals: over the frame, and of the single stars."""
+    if not residuals or len(residuals["x"]) < 3:
+        return ""
+    drawn, longest = svg.arrows(**residuals)
+    points, reach, half = svg.scatter(residuals["east"], residuals["north"])
+    cards = [("Over the frame", drawn, f'mean of the stars there; the longest arrow is {fixed(longest, 3)}"'),
+             ("Single stars", points, f'half of them within {fixed(half, 3)}" (circle); the plot is {fixed(2 * reach, 2)}" wide')]
+    cards = "".join(f'<div class="card"><h3>{title} <span>north up, east left</span></h3>{plot}<p class="soft">{said}</p></div>'
+                    for title, plot, said in cards if plot)
+    return f'<div class="plots squares">{cards}</div>'
+
+
+def folded(content, count, most=40):
+    """A long table behind a line to open it by."""
+    return f"<details><summary>All {count} lights</summary>{content}</details>" if count > most else content
 
 
 def quality(lights):
@@ -131,8 +155,8 @@ def quality(lights):
     rows = [[r["short"], r["filter"], r.get("verdict") or "–", r.get("reason") or "",
              exposure(r.get("exptime")) or "–", *[fixed(r.get(key), digits) for key, _, digits in COLUMNS]]
             for r in lights]
-    return table(("light", "filter", "verdict", "reason", "exposure#", *[f"{label}#" for _, label, _ in COLUMNS]),
-                 rows) if rows else ""
+    heads = ("light", "filter", "verdict", "reason", "exposure#", *[f"{label}#" for _, label, _ in COLUMNS])
+    return folded(table(heads, rows), len(rows)) if rows else ""
 
 
 def detector(readnoise, badpix):

@@ -33,8 +33,12 @@ nav a:hover { text-decoration: underline }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; min-width: 0 }
 .hero { margin-bottom: 16px }
 .hero figure:only-child { max-width: 980px }
+.hero > div { display: grid; gap: 16px }
 .grid, .plots { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)) }
 .hero { grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); align-items: start }
+@media (min-width: 900px) { .hero.one { grid-template-columns: 2.05fr 1fr } }
+.squares { margin-bottom: 16px; max-width: 940px }
+.squares p { margin: .5rem 0; font-size: .85rem }
 .small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 210px), 1fr)) }
 .strip { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(min(46%, 178px), 1fr)) }
 figure { margin: 0 }
@@ -44,6 +48,8 @@ figure img { display: block; width: 100%; height: auto; background: #05070a }
 figcaption { padding: 10px 13px 12px; font-size: .88rem; overflow-wrap: anywhere }
 figcaption b { font-size: .98rem }
 .strip figcaption { padding: 8px 10px 10px; font-size: .8rem; line-height: 1.4 }
+.strip.dense { gap: 8px; grid-template-columns: repeat(auto-fill, minmax(min(30%, 112px), 1fr)) }
+.dense figcaption { font-size: .72rem; padding: 6px 7px 7px }
 .soft { color: var(--soft) }
 .strip .card:target { outline: 3px solid var(--link); outline-offset: 1px }
 .rejected img { filter: brightness(.6) }
@@ -60,6 +66,11 @@ svg .join { fill: none; stroke: currentColor; stroke-width: 1.5; opacity: .45 }
 svg .dot { fill: currentColor; stroke: var(--card); stroke-width: 1.3 }
 svg .cross { fill: none; stroke: currentColor; stroke-width: 2 }
 svg .touch { fill: transparent }
+svg .arrow { stroke: var(--link); stroke-width: 1.6 }
+svg .tip { fill: var(--soft) }
+svg .star { fill: var(--link); opacity: .45 }
+svg .half { fill: none; stroke: var(--bad); stroke-width: 1.6 }
+svg path.grid { fill: none }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 0 0 .8rem; font-size: .88rem; color: var(--soft) }
 .legend svg { width: 12px; height: 12px; margin-right: 5px; vertical-align: -1px }
 .f-l { color: var(--l) } .f-r { color: var(--r) } .f-g { color: var(--g) } .f-b { color: var(--b) } .f-ha { color: var(--ha) }

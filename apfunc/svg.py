@@ -9,6 +9,7 @@ from apfunc.names import band
 from apfunc.page import safe_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 190, 46, 12, 12, 26
+SQUARE = 320
 HUES = {"L": "l", "R": "r", "G": "g", "B": "b", "Ha": "ha", "OIII": "o3", "SII": "s2", "Hb": "b", "NII": "ha", "V": "g",
         "g": "g",
         "r": "r", "i": "s2", "z": "z", "u": "u", "U": "u", "I": "s2"}
@@ -95,3 +96,44 @@ def legend(filters, rejected):
     items = [f'<span><svg viewBox="0 0 12 12" aria-hidden="true">{mark}</svg>{safe_text(text)}</span>' for mark,
              text in marks]
     return f'<p class="legend">{"".join(items)}</p>'
+
+
+def arrows(x, y, east, north, cells=8):
+    """The SVG text of a frame's mean residuals in cells x cells parts of it: arrows, magnified; '' without three stars
+    in any.  x, y: share of the frame, 0 to 1, y upwards; east, north [arcsec]; and the length of the longest arrow.
+
+    An arrow points where the stars are measured to be, north up and east to the left.
+    """
+    from apfunc.page import median
+    parts = {}
+    for column, row, e, n in zip((x * cells).astype(int), (y * cells).astype(int), east, north):
+        parts.setdefault((min(max(column, 0), cells - 1), min(max(row, 0), cells - 1)), []).append((float(e), float(n)))
+    mean = {key: [median(v) for v in zip(*some)] for key, some in parts.items() if len(some) > 2}
+    longest = max((math.hypot(*m) for m in mean.values()), default=0)
+    if not longest:
+        return "", 0
+    side, out = SQUARE / cells, [_square("mean residuals over the frame")]
+    for (column, row), (e, n) in sorted(mean.items()):
+        u, v = -0.8 * side * e / longest, -0.8 * side * n / longest
+        a, b = (column + 0.5) * side, SQUARE - (row + 0.5) * side
+        out.append(f'<line class="arrow" x1="{a:.1f}" y1="{b:.1f}" x2="{a + u:.1f}" y2="{b + v:.1f}"/>'
+                   f'<circle class="tip" cx="{a:.1f}" cy="{b:.1f}" r="2"/>')
+    return "".join(out) + "</svg>", longest
+
+
+def scatter(east, north, most=700):
+    """The SVG text of residuals [arcsec] as points, north up and east to the left, with a circle that half of them are
+    in; and the half width of the plot."""
+    away = sorted(map(math.hypot, map(float, east), map(float, north)))
+    half, reach = away[len(away) // 2], max(1.15 * away[int(0.98 * (len(away) - 1))], 1e-6)
+    at = lambda v: SQUARE / 2 * (1 + v / reach)
+    out = [_square("residuals of the stars"), f'<path class="grid" d="M0,{SQUARE / 2}h{SQUARE}M{SQUARE / 2},0v{SQUARE}"/>']
+    step = -(-len(east) // most)
+    out += [f'<circle class="star" cx="{at(-e):.1f}" cy="{at(-n):.1f}" r="1.6"/>'
+            for e, n in zip(east[::step], north[::step]) if math.hypot(e, n) < reach]
+    out.append(f'<circle class="half" cx="{SQUARE / 2}" cy="{SQUARE / 2}" r="{half / reach * SQUARE / 2:.1f}"/></svg>')
+    return "".join(out), reach, half
+
+
+def _square(label):
+    return f'<svg class="plot" viewBox="0 0 {SQUARE} {SQUARE}" role="img" aria-label="{label}">'

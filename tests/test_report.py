@@ -248,3 +248,28 @@ def test_gather_reads_the_products_of_a_night(tmp_path):
 
 def test_gather_of_an_empty_folder(tmp_path):
     assert "The night" in report(**gather(tmp_path))
+
+
+def test_residuals_are_drawn_where_they_are():
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(size=(2, 900))
+    drawn, longest = svg.arrows(x, y, 0.4 * (x - 0.5), 0 * y)
+    assert longest == pytest.approx(0.4 * 0.4375, rel=0.1)
+    lines = [{k: float(v) for k, v in re.findall(r'(x1|x2|y1|y2)="([\d.-]+)"', line)} for line in drawn.split("<line")[1:]]
+    assert len(lines) == 64
+    for line in lines:  # to the east, left, on the right of the frame
+        assert (line["x2"] < line["x1"]) == (line["x1"] > svg.SQUARE / 2) and line["y1"] == pytest.approx(line["y2"])
+    points, reach, half = svg.scatter(*rng.normal(0, 0.1, (2, 900)))
+    assert half == pytest.approx(0.1177, rel=0.08) and 2 * half < reach < 4 * half
+    content = report(**night(residuals=dict(x=x, y=y, east=0.1 * x, north=0.1 * y)))
+    Reader(content)
+    assert "Over the frame" in content and "half of them within" in content
+    assert svg.arrows(x[:2], y[:2], x[:2], y[:2])[0] == ""
+
+
+def test_a_hundred_lights_fold_their_tables():
+    names = [f"a-R-{i:03}" for i in range(100)]
+    inventory = Table({"name": names, "kind": ["light"] * 100, "filter": ["R"] * 100})
+    content = report(inventory, Table({"name": names, "verdict": ["accept"] * 100, "fwhm_px": np.linspace(3, 4, 100)}))
+    Reader(content)
+    assert 'class="strip dense"' in content and content.count("<details>") == 2
