@@ -3,8 +3,9 @@
 import click
 
 from apfunc.command import IMAGES, command, step
-from apfunc.driver import about, each, expand, filled, image_of, mask_of, named, output_of, pairs_of, records_of, rows_of
+from apfunc.driver import each, image_of, mask_of, named, output_of, records_of, rows_of
 from apfunc.options import choice, flag, given, number
+from apfunc.paths import about, expand, filled, pairs_of
 
 
 @step("bias", "dark", "flat", "gain", "readnoise", "saturate", "table", number("temperature", "C", "Most that a dark may be off."),

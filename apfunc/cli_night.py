@@ -8,9 +8,9 @@ import click
 
 from apfunc import __version__
 from apfunc.command import IMAGES, command
-from apfunc.driver import (about, complain, each, expand, filled, make_folder, mask_of, named, output_of, pairs_of, read_table_of, record, say,
-                           with_image)
+from apfunc.driver import complain, each, make_folder, mask_of, named, output_of, read_table_of, record, say, with_image
 from apfunc.options import OPTIONS, flag, given, number
+from apfunc.paths import about, expand, filled, pairs_of
 
 
 @command(click.Argument(["folders"], nargs=-1, required=True), click.Option(["--night"], required=True, multiple=True, metavar="DATE",
@@ -35,17 +35,18 @@ def plan(folders, night, cal, batch, output):
     cache = known.get("records", {}) if known.get("state", [0, 0])[:2] == state[:2] else {}
     from apfunc import io
     from apfunc import plan as planning
+    from apfunc import rules
     out.mkdir(parents=True, exist_ok=True)
     records = ingest.ingest(files, out / "raw", cache)
     frames, groups = planning.plan(records, *night)
     for frame in frames:
         if not os.path.lexists(link := out / "raw" / f"{frame['name']}.fits"):  # a colour of a one-shot-colour frame
             os.symlink(f"{Path(frame['name']).stem}.fits", link)
-    batches = planning.batches(frames, batch or 5)
+    batches = rules.batches(frames, batch or 5)
     lists = {name: [f["name"] for f in some] for name, some in (batches | {n: g["frames"] for n, g in groups.items()}).items()}
     write_lists(out, lists | {"readnoise": sorted(groups)})
     inventory(out / "frames.ecsv", frames)
-    io.write_text(out / "night.mk", planning.night_mk(frames, groups, batches), only_if_changed=True)
+    io.write_text(out / "night.mk", rules.night_mk(frames, groups, batches), only_if_changed=True)
     io.write_text(cache_file, json.dumps({"state": state, "records": cache}))
     make_again(out)
     lights = [f for f in frames if f["used"] and f["kind"] == "light"]

@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from apfunc.command import IMAGES, command
-from apfunc.driver import (about, complain, expand, failure, image_of, output_of, planes_of, read_table_of, record, rows_of, say,
-                           with_image, write_if_changed)
+from apfunc.driver import complain, failure, image_of, output_of, planes_of, read_table_of, record, rows_of, say, with_image, write_if_changed
 from apfunc.options import choice, flag, given, number
+from apfunc.paths import about, expand
 
 
 @command(IMAGES, choice("kind", "bias", "dark", "flat", help="What the frames are (default: their IMAGETYP)."),

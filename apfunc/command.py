@@ -7,8 +7,9 @@ planes)``, which `driver.each` applies to the images, or which `run` composes wi
 import click
 
 from apfunc import __version__
-from apfunc.driver import each, named, pairs_of
+from apfunc.driver import each, named
 from apfunc.options import OPTIONS
+from apfunc.paths import pairs_of
 
 IMAGES = click.Argument(["images"], nargs=-1)
 STEPS = {}

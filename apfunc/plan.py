@@ -1,6 +1,6 @@
-"""Which frames make up the night, which masters serve each, and why: the inventory and night.mk.
+"""Which frames make up the night, which masters serve each, and why: the inventory (night.mk is made from it by `apfunc.rules`).
 
-`plan` is pure: records in (see `apfunc.ingest`), frames and make's prerequisites out.  The hard keys of a
+`plan` is pure: records in (see `apfunc.ingest`), frames and groups out.  The hard keys of a
 match must agree (size, binning, instrument, readout mode, gain setting; the filter of a flat).  The soft
 keys (temperature, exposure, date, number of frames) make a cost, and the cheapest group serves.
 """
@@ -11,8 +11,6 @@ from apfunc.names import band, safe
 
 SAME_EXPTIME = 0.02  # darks within 2 % (or half a second) of an exposure count as of that exposure
 SAME_TEMP = 1.5  # Celsius: frames further apart are different groups
-NARROW = {"Ha": ("R", "r", "L", "I", "i", "z"), "NII": ("R", "r", "L"), "SII": ("R", "r", "I", "i", "L"),
-          "OIII": ("G", "g", "V", "B", "L"), "Hb": ("B", "g", "G", "V", "L")}  # and the continua for it, best first
 
 
 def plan(records, *wanted):
@@ -217,94 +215,6 @@ def why(frame, group, kind):
         days = (date.fromisoformat(group["night"]) - date.fromisoformat(frame["night"])).days
         said += ["same night" if days == 0 else f"{abs(days)} days {'later' if days > 0 else 'earlier'}"]
     return f"{kind}: {', '.join(said)}"
-
-
-# ---------------------------------------------------------------------------------------------- night.mk
-
-def batches(frames, size=5):
-    """The lights of the night by batches of at most `size`, {name: frames}: those of a batch are of one target and filter and
-    share their masters, so that one process does them all."""
-    alike = {}
-    for frame in frames:
-        if frame["used"] and frame["kind"] in ("light", "unreadable"):
-            key = frame["target"], frame["filter"] or "none", frame["masters"], str(frame["camera"]), bool(frame["bayer"]), frame["kind"]
-            alike.setdefault(key, []).append(frame)
-    found = {}
-    for (target, filter, *_), some in sorted(alike.items()):
-        some.sort(key=lambda f: f["name"])
-        count, before = -(-len(some) // size), len(found)
-        for k in range(count):
-            found[safe(f"{target}-{filter}-{before + k + 1}")] = some[k * len(some) // count:(k + 1) * len(some) // count]
-    return found
-
-
-def night_mk(frames, groups, batches):
-    """The text of night.mk: ``target: prerequisites`` lines only; every name in it is safe for make."""
-    out, lights, lines, goals = "$(OUT)", [f for f in frames if f["used"] and f["kind"] in ("light", "unreadable")], [], {}
-
-    def rule(goal, target, *prerequisites):
-        goals.setdefault(goal, []).append(target)
-        lines.append(f"{target}: {' '.join(prerequisites)}")
-
-    def master(name):
-        return f"{out}/masters/{name}.fits"
-
-    for name, group in sorted(groups.items()):
-        inputs = [f"{out}/raw/{f['name']}.fits" for f in group["frames"]]
-        rule("masters", master(name), f"{out}/lists/{name}.txt", *inputs, *[master(group[k]["name"]) for k in ("bias", "dark") if group[k]])
-    measured = [f for g in groups.values() if g["kind"] in ("bias", "flat") and not g["master"] for f in g["frames"]]
-    rule("masters", f"{out}/masters/readnoise.ecsv", f"{out}/lists/readnoise.txt", *sorted(f"{out}/raw/{f['name']}.fits" for f in measured))
-    badpix = {}
-    for frame in lights:
-        served = [groups[n] for n in frame["masters"].split()]
-        badpix.setdefault(frame["camera"], {}).update({g["name"]: g for g in served})
-    for camera, served in sorted(badpix.items(), key=str):
-        if served:
-            rule("masters", f"{out}/masters/badpix-{camera}.fits", *map(master, sorted(served)))
-    targets, stacks = {}, {}
-    for batch, some in batches.items():
-        names, served, target = [f["name"] for f in some], some[0]["masters"].split(), some[0]["target"]
-        own = [f"{out}/masters/badpix-{some[0]['camera']}.fits"] if badpix[some[0]["camera"]] else []
-        flat = [master(n) for n in served if groups[n]["kind"] == "flat"]
-
-        def stage(goal, command, folder, needs, *shared, endings=(".fits",)):
-            made = [f"{out}/{folder}/{n}{e}" for n in names for e in endings]
-            rule(goal, " ".join(made), f"{out}/done/{command}-{batch}")
-            lines.append(f"{out}/done/{command}-{batch}: {out}/lists/{batch}.txt {' '.join(f'{out}/{need}/{n}.fits' for need in needs for n in names)} "
-                         + " ".join(shared))
-        stage("calibrate", "calibrate", "calibrated", ["raw"], *map(master, served), *own, f"{out}/masters/readnoise.ecsv")
-        stage("stars", "stars", "stars", ["calibrated"])
-        stage("navigate", "astrometry", "navigated", ["calibrated", "stars"], f"{out}/fields/{target}.fits", endings=(".fits", ".stars.fits"))
-        stage("resample", "resample", "resampled", ["navigated"], f"{out}/grids/{target}.fits", *flat)
-        lines += [f"{out}/raw/{n}.fits:" for n in names]
-        targets.setdefault(target, []).extend(names)
-        if some[0]["kind"] == "light":
-            stacks.setdefault((target, safe(some[0]["filter"] or "none")), []).extend(names)
-    for target, names in sorted(targets.items()):
-        lines.append(f"{out}/done/field-{target}: {' '.join(f'{out}/stars/{n}.fits' for n in sorted(names))}")
-        lines.append(f"{out}/done/grid-{target}: {' '.join(f'{out}/navigated/{n}.fits' for n in sorted(names))}")
-    every = sorted(f["name"] for f in lights)
-    lines.append(f"{out}/done/quality: {out}/frames.ecsv {' '.join(f'{out}/navigated/{n}.fits {out}/navigated/{n}.stars.fits' for n in every)}")
-    for (target, filter), names in sorted(stacks.items()):
-        rule("coadd", f"{out}/coadd/{target}-{filter}.fits", f"{out}/accepted/{target}-{filter}.csv", *[f"{out}/resampled/{n}.fits" for n in sorted(names)])
-    pictures(stacks, rule, out)
-    products = [t for goal in ("masters", "coadd", "continuum", "composite") for t in goals.get(goal, []) if t.endswith((".fits", ".png", ".ecsv"))]
-    lines.append(f"{out}/report.html: {out}/quality.csv {out}/frames.ecsv {' '.join(products)}")
-    lines += [f"{goal}: {' '.join(goals.get(goal, []))}" for goal in ("masters", "calibrate", "navigate", "resample", "coadd", "continuum", "composite")]
-    return "# Made by apfunc plan from the headers: prerequisites only, the recipes are in the Makefile.\n" + "\n".join(lines) + "\n"
-
-
-def pictures(stacks, rule, out):
-    """The line images and composites that the filters of each target allow."""
-    from apfunc.palette import palettes_for
-    for target in sorted({t for t, _ in stacks}):
-        filters = {f: band(f) for t, f in stacks if t == target}
-        for filter, line in sorted(filters.items()):
-            continuum = next((f for b in NARROW.get(line, ()) for f in sorted(filters) if filters[f] == b), None)
-            if continuum:
-                rule("continuum", f"{out}/continuum/{target}-{filter}.fits", f"{out}/coadd/{target}-{filter}.fits", f"{out}/coadd/{target}-{continuum}.fits")
-        for palette, used in palettes_for(sorted(filters)).items():
-            rule("composite", f"{out}/composite/{target}-{safe(palette)}.png", *[f"{out}/coadd/{target}-{f}.fits" for f in used])
 
 
 def explain(frame):
