@@ -105,13 +105,13 @@ def _composites(folder):
         files = [(p.suffix[1:].upper(), f"composite/{p.name}") for p in sorted(path.parent.glob(path.stem + ".*"))
                  if p.suffix in (".png", ".jpg", ".tif", ".fits") and p.stem == path.stem]
         try:
-            thumb = _opened(path, LARGE)
+            thumb, said = _opened(path, LARGE)
         except (OSError, ValueError) as error:
             reason = str(error) if isinstance(error, ValueError) else "its file cannot be read"
             found.append({"kind": "composite", "name": path.stem, "reason": reason})
             continue
         found.append({"kind": "composite", "name": path.stem, "thumb": thumb, "full": f"composite/{path.name}",
-                      "files": files})
+                      "files": files, "said": said})
     return found
 
 
@@ -190,10 +190,14 @@ def shrunk(picture, size):
 
 
 def _opened(path, size):
-    """`shrunk` of a PNG; ValueError for the black dot that stands for no picture."""
+    """`shrunk` of a PNG, and the description in it; ValueError for the black dot that stands for no picture."""
+    import re
+    from html import unescape
     from PIL import Image
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(path) as picture:
         if picture.size == (1, 1):
             raise ValueError("the stacks allow none (make's output says why)")
-        return shrunk(picture if picture.mode in ("RGB", "L") else picture.convert("RGB"), size)
+        said = re.search(r"<dc:description>.*?<rdf:li[^>]*>([^<]*)", str(picture.info.get("XML:com.adobe.xmp", "")))
+        thumb = shrunk(picture if picture.mode in ("RGB", "L") else picture.convert("RGB"), size)
+        return thumb, unescape(said[1]) if said else ""

@@ -102,6 +102,10 @@ def avm(header, shape):
     if "OBJECT" in said:
         tags["dc:title"] = f'<rdf:Alt><rdf:li xml:lang="x-default">{said["OBJECT"]}</rdf:li></rdf:Alt>'
         tags["dc:subject"] = several("Bag", [said["OBJECT"]])
+    colours = [text(header, f"COLOR{i}").rsplit(" ", 1)[0] for i in range(1, 6) if text(header, f"COLOR{i}")]
+    if colours:
+        told = "; ".join([f"{text(header, 'PALETTE')}: {', '.join(colours)}", *filter(None, [text(header, "NOTE")])])
+        tags["dc:description"] = f'<rdf:Alt><rdf:li xml:lang="x-default">{escape(told)}</rdf:li></rdf:Alt>'
     for tag, key in (("avm:Facility", "TELESCOP"), ("avm:Instrument", "INSTRUME")):
         if key in said:
             tags[tag] = several("Seq", [said[key]])

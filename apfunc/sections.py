@@ -68,6 +68,7 @@ def _picture(p):
             f"± {fixed(header['CONTSERR'], 4)}" if known("CONTSERR") else None,
             f"stars left {abs(100 * header['CONTRESI']):.1f} %" if known("CONTRESI") else None]
     said = safe_text(" · ".join(s for s in said if s)).replace(" · ±", " ±")
+    said = said or safe_text(p.get("said", ""))
     files = " · ".join(f'<a href="{href(link)}">{safe_text(label)}</a>' for label, link in p.get("files", ()))
     lines = "<br>".join(t for t in (said, files) if t)
     return _card(image(p.get("thumb"), p["name"], p.get("full")), f'<b>{safe_text(p["name"])}</b> '
@@ -138,9 +139,11 @@ def _off(residuals):
         return ""
     drawn, longest = svg.arrows(**residuals)
     points, reach, half = svg.scatter(residuals["east"], residuals["north"])
-    cards = [("Over the frame", drawn, f'mean of the stars there; the longest arrow is {fixed(longest, 3)}"'),
-             ("Single stars", points, f'half of them within {fixed(half, 3)}" (circle); the plot is {fixed(2 * reach, 2)}" wide')]
-    cards = "".join(f'<div class="card"><h3>{title} <span>north up, east left</span></h3>{plot}<p class="soft">{said}</p></div>'
+    away = f'half of them within {fixed(half, 3)}" (circle); the plot is {fixed(2 * reach, 2)}" wide'
+    cards = [("Over the frame", drawn, f'median of the stars there, magnified; the longest arrow is {fixed(longest, 3)}"'),
+             ("Single stars", points, away)]
+    cards = "".join(f'<div class="card"><h3>{title} <span>north up, east left</span></h3>{plot}'
+                    f'<p class="soft">{said}</p></div>'
                     for title, plot, said in cards if plot)
     return f'<div class="plots squares">{cards}</div>'
 

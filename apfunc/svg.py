@@ -114,7 +114,7 @@ def arrows(x, y, east, north, cells=8):
         return "", 0
     side, out = SQUARE / cells, [_square("mean residuals over the frame")]
     for (column, row), (e, n) in sorted(mean.items()):
-        u, v = -0.8 * side * e / longest, -0.8 * side * n / longest
+        u, v = -0.49 * side * e / longest, -0.49 * side * n / longest
         a, b = (column + 0.5) * side, SQUARE - (row + 0.5) * side
         out.append(f'<line class="arrow" x1="{a:.1f}" y1="{b:.1f}" x2="{a + u:.1f}" y2="{b + v:.1f}"/>'
                    f'<circle class="tip" cx="{a:.1f}" cy="{b:.1f}" r="2"/>')
