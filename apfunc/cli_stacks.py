@@ -130,15 +130,20 @@ def coadd(images, accepted, output, record_failure, **options):
     io.write(output, image, {"WEIGHT": weight})
 
 
-@command(click.Argument(["line"]), click.Argument(["cont"], metavar="CONTINUUM"), number("scale", "FACTOR", "Scale of the continuum by hand."), flag("as-is", "Do not match the PSFs."),
-         "output", "record")
-def continuum(line, cont, as_is, output, record_failure, **options):
+@command(click.Argument(["line"]), click.Argument(["cont"], metavar="CONTINUUM"),
+         click.Option(["--colour"], metavar="FILE", help="A second broad band, for a colour term where that helps."),
+         number("scale", "FACTOR", "Scale of the continuum by hand."), flag("as-is", "Do not match the PSFs."), "output", "record")
+def continuum(line, cont, colour, as_is, output, record_failure, **options):
     """Subtract the scaled continuum from a narrow-band stack, PSFs matched; the factor and its error go in the header."""
     from apfunc import io
     from apfunc.continuum import continuum
-    output = output_of(output, [line, cont])
+    output = output_of(output, [line, cont, *filter(None, [colour])])
     try:
-        io.write(output, continuum(io.read(line), io.read(cont), match=not as_is, **given(options)))
+        narrow, broad = io.read(line), io.read(cont)
+        if colour:
+            from apfunc.colourterm import colourterm
+            broad = colourterm(narrow, broad, io.read(colour))
+        io.write(output, continuum(narrow, broad, match=not as_is, **given(options)))
     except ValueError as error:
         if not record_failure:
             raise

@@ -28,43 +28,46 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     stars   Table of stars (x, y, flags; see apfunc.stars) to use instead of those found here.
     match   False: leave the PSFs as they are.
 
-    Returns float32 data in the units of `line`, zero where the field is darkest.  Header: a copy of the line's, with CONTSCAL and CONTSERR
-    (the factor used and its error), CONTSRC (both, stars, pixels or given), CONTSTAR and CONTSTER (factor from stars,
-    error), CONTNST (stars), CONTPIX and CONTPXER (factor from pixels, error), CONTDIFF (their difference in sigmas),
+    Returns float32 data in the units of `line`, zero where the field is darkest.  Header: a copy of the line's, with
+    CONTSCAL and CONTSERR (the factor used and its error), CONTSRC (both, stars, pixels or given), CONTSTAR and CONTSTER
+    (factor from stars, error), CONTNST (stars), CONTPIX and CONTPXER (factor from pixels, error), CONTDIFF (their difference in sigmas),
     CONTAGRE (do they agree), CONTRESI (mean flux left in the stars, as a share of their continuum flux), CONTSKYL and
     CONTSKYC (skies removed), CONTCONV (which was convolved: line, continuum or none), CONTFWL and CONTFWC (FWHM
     before), CONTFILE and CONTFILT (the broad band's RAWFILE and FILTER).  A value that could not be had is absent.
     EGAIN, RDNOISE and SATURATE, which no longer describe the pixels, are dropped.  CONTSRC "both" is the weighted
     mean of two that agree; "stars" that they do not; "pixels" that there were fewer than three stars.
 
+    Where the stars' colours matter, `apfunc.colourterm` makes `cont` from two broad bands.  A broad band that lets the
+    line through takes its share of it away: s times the exposures' ratio, if both filters are as clear there.
+
     Raises ValueError when the grids differ, or when no scale can be measured and none is given.
 
     Star ratios as in e.g. Waller (1990, PASP 102, 1217); on checking such scales by the pixels, Hong et al. (2014, PASP
     126, 79); PSF matching as in apfunc.psfmatch.
     """
-    _same_grid(line, cont)
+    same_grid(line, cont)
     header = line[1].copy()
-    (one, skyl, noisel), (two, skyc, noisec) = (_sky_free(image) for image in (line, cont))
+    (one, skyl, noisel), (two, skyc, noisec) = (sky_free(image) for image in (line, cont))
     gains = [number(image[1], "EGAIN") for image in (line, cont)]
-    x, y = _places(one, two, noisel, noisec, stars)
+    x, y = places(one, two, noisel, noisec, stars)
     shapes = [psfmatch.profile(d, x[:100], y[:100], n, g) for d, n, g in zip((one, two), (noisel, noisec), gains)]
     widths = [np.nan if p is None else psfmatch.fwhm(p) for p, _ in shapes]
     radius = float(np.clip(1.5 * np.nanmax([3.0 if np.isnan(widths).all() else 0.0, *widths]), 2.5, 15))
-    light = _measured(one, two, x, y, radius, gains)
-    by_stars, measured = before, _ = _from_stars(*light)
+    light = measured((one, two), x, y, radius, gains)
+    by_stars, used = before, _ = _from_stars(*light)
     convolved = "none"
     if match and np.isfinite(widths).all():
-        one, two, convolved = _matched(one, two, x, y, light, psfmatch.alike(shapes), widths, (noisel, noisec))
-        by_stars, measured = _from_stars(*_measured(one, two, x, y, radius, gains))
+        one, two, convolved = matched(one, two, x, y, light, psfmatch.alike(shapes), widths, (noisel, noisec))
+        by_stars, used = _from_stars(*measured((one, two), x, y, radius, gains))
     by_pixels = _from_pixels(one, two, radius)
     unmatched = LEFT * np.nan_to_num(by_stars[0] - before[0])
     by_stars, by_pixels = ((s, np.hypot(np.hypot(error, unmatched), BEST * s)) for s, error in (by_stars, by_pixels))
-    s, error, source = _choice(scale, by_stars, by_pixels, len(measured[0]))
+    s, error, source = _choice(scale, by_stars, by_pixels, len(used[0]))
     out = np.multiply(two, np.float32(-s), out=two)
     out += one
     out -= np.float32(level.darkest(out))  # without stars in it, the sky shows more truly
 
-    _describe(header, cont[1], s, error, source, by_stars, by_pixels, measured)
+    _describe(header, cont[1], s, error, source, by_stars, by_pixels, used)
     for key, value, comment in (("CONTSKYL", skyl, "[adu] sky removed from the narrow band"),
                                 ("CONTSKYC", skyc, "[adu] sky removed from the broad band"),
                                 ("CONTFWL", widths[0], "[pixel] FWHM of the narrow band"),
@@ -77,7 +80,7 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     return out, header
 
 
-def _same_grid(line, cont):
+def same_grid(line, cont):
     (a, one), (b, two) = line, cont
     if np.shape(a) != np.shape(b):
         raise ValueError(
@@ -90,7 +93,7 @@ def _same_grid(line, cont):
             raise ValueError(f"the images are on different grids ({key} is {p:g} and {q:g}); resample both to one grid")
 
 
-def _sky_free(image):
+def sky_free(image):
     """Data without sky and saturated pixels, the sky, and the noise of a sky pixel."""
     data, header = np.asarray(image[0], "f4"), image[1]
     sky, noise = starflux.sky(data)
@@ -102,7 +105,7 @@ def _sky_free(image):
     return out, sky, noise
 
 
-def _places(one, two, noisel, noisec, stars):
+def places(one, two, noisel, noisec, stars):
     """Integer positions of the stars, those of the table or those seen in the sum of both, brightest first."""
     if stars is not None:
         good = np.asarray(stars["flags"] == 0) if "flags" in stars.colnames else np.ones(len(stars), bool)
@@ -115,13 +118,13 @@ def _places(one, two, noisel, noisec, stars):
     return starflux.peaks(both, np.sqrt(2))
 
 
-def _measured(one, two, x, y, radius, gains):
-    """flux, error and half of `starflux.fluxes` in both images, each (2, n)."""
-    clear = starflux.clear_rings((one, two), x, y, radius)
-    return np.stack([starflux.fluxes(d, x, y, radius, g, clear) for d, g in zip((one, two), gains)], axis=1)
+def measured(images, x, y, radius, gains):
+    """flux, error and half of `starflux.fluxes` in the images, each (images, n)."""
+    clear = starflux.clear_rings(images, x, y, radius)
+    return np.stack([starflux.fluxes(d, x, y, radius, g, clear) for d, g in zip(images, gains)], axis=1)
 
 
-def _matched(one, two, x, y, light, shapes, widths, noises):
+def matched(one, two, x, y, light, shapes, widths, noises):
     """Both images with one PSF, and which of them was convolved for it."""
     flux, error, half = light
     good = starflux.good_stars(flux, error, half)
@@ -225,6 +228,9 @@ def _describe(header, cont, s, error, source, by_stars, by_pixels, measured):
         weight = (s * fc / el)**2
         left = np.average((fl - s * fc) / (s * fc), weights=weight) if s else None
         _put(header, "CONTRESI", left, "mean flux left in stars, of continuum flux")
+    for key in ("CONTCOLK", "CONTCOLE", "CONTCOLS", "CONTCOLU", "CONTCOLF"):
+        if key in cont:
+            header[key] = (cont[key], cont.comments[key])
     for key, name, comment in (("CONTFILE", "RAWFILE", "the broad band"),
                                ("CONTFILT", "FILTER", "filter of the broad band")):
         if text(cont, name):

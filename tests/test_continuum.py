@@ -4,6 +4,7 @@ from astropy.io.fits import Header
 from astropy.table import Table
 
 from apfunc import psfmatch, starflux
+from apfunc.colourterm import colourterm
 from apfunc.continuum import continuum
 
 SCALE = 0.08
@@ -178,3 +179,32 @@ def test_sky_is_blind_to_a_nebula_and_to_skewed_noise():
     flat = rng.poisson(8.0, (512, 512)).astype("f4")
     assert starflux.sky(flat)[0] == pytest.approx(8, abs=0.05)
     assert np.isnan(starflux.sky(np.full((40, 40), np.nan, "f4"))[0])
+
+
+def test_colour_term_is_found_and_used_where_it_helps():
+    rng = np.random.default_rng(11)
+    size, term = 384, 0.35
+    x, y = rng.uniform(15, size - 16, (2, 60))
+    flux, colour = np.minimum(6000 * (1 + rng.pareto(1.0, 60)), 1e5), rng.uniform(-0.4, 0.4, 60)
+    images = []
+    for light, fwhm, sky, name in ((flux * SCALE * (1 + term * colour), 3.0, 20, "Ha"), (flux, 2.6, 300, "r"),
+                                   (0.6 * flux * (1 + colour), 3.2, 200, "g")):
+        data = np.zeros((size, size))
+        for a, b, f in zip(x, y, light):
+            top, left = (int(np.clip(round(v) - 30, 0, size - 61)) for v in (b, a))
+            data[top:top + 61, left:left + 61] += f * moffat(61, a - left, b - top, fwhm)
+        data = rng.poisson(2 * (data + sky)) / 2 + rng.normal(0, 2, data.shape)
+        images.append((data.astype("f4"), Header({"EGAIN": 2.0, "FILTER": name})))
+    narrow, broad, other = images
+    mixed = colourterm(narrow, broad, other)
+    assert mixed[1]["CONTCOLU"] and mixed[1]["CONTCOLF"] == "g"
+    middle = np.median(colour)
+    assert abs(mixed[1]["CONTCOLK"] - term * (1 + middle) / (1 + term * middle)) < 4 * mixed[1]["CONTCOLE"]
+    left = []
+    for cont in (broad, mixed):
+        out, header = continuum(narrow, cont)
+        share = starflux.fluxes(out, np.rint(x).astype(int), np.rint(y).astype(int), 5.0)[0] / (SCALE * flux)
+        left.append(np.median(np.abs(share - np.median(share))))
+    assert header["CONTCOLU"] and left[1] < 0.4 * left[0]
+    alike = (0.7 * broad[0] + rng.normal(0, 5, broad[0].shape).astype("f4"), Header({"EGAIN": 2.0}))
+    assert colourterm(narrow, broad, alike)[1].get("CONTCOLU", False) is False
