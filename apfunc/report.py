@@ -109,9 +109,13 @@ def warnings(inventory, quality=None, readnoise=None, frames=None, pictures=(), 
     """What a person should know before using the products, as a list of sentences; arguments as for `report`."""
     stock, told = rows_of(inventory), list(notes)
     rejected = [r for r in rows_of(quality) if r.get("verdict") and r["verdict"] != "accept"]
-    if rejected:
+    if len(rejected) > 4:
+        kinds = Counter(re.split(r"[:(;]", r.get("reason") or "no reason")[0].strip() for r in rejected)
+        kinds = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        told.append(f"{len(rejected)} of {len(quality)} lights rejected: {kinds} (quality.csv says which)")
+    elif rejected:
         named = [f"{r['name']} ({r.get('reason') or 'no reason'})" for r in rejected]
-        told.append(f"{len(rejected)} of {len(quality)} lights rejected: {_some(named, 12)}")
+        told.append(f"{len(rejected)} of {len(quality)} lights rejected: {'; '.join(named)}")
     told += [f"{base_name(r.get('raw') or r['name'])}: {r.get('reason') or 'cannot be read'}"
              for r in stock if r.get("kind") in ("unreadable", "unknown")]
     makeshift = Counter(part for r in stock if r.get("kind") == "light"

@@ -68,11 +68,13 @@ def _picture(p):
             f"± {fixed(header['CONTSERR'], 4)}" if known("CONTSERR") else None,
             f"stars left {abs(100 * header['CONTRESI']):.1f} %" if known("CONTRESI") else None]
     said = safe_text(" · ".join(s for s in said if s)).replace(" · ±", " ±")
-    said = said or safe_text(p.get("said", ""))
+    colours = p.get("said") or ""
+    said = said or safe_text(colours)
+    kind = "Picture of one filter" if colours and "," not in colours.split(";")[0] else KINDS.get(p["kind"], "")
     files = " · ".join(f'<a href="{href(link)}">{safe_text(label)}</a>' for label, link in p.get("files", ()))
     lines = "<br>".join(t for t in (said, files) if t)
     return _card(image(p.get("thumb"), p["name"], p.get("full")), f'<b>{safe_text(p["name"])}</b> '
-                 f'<span class="soft">{KINDS.get(p["kind"], "")}</span><br>{lines}')
+                 f'<span class="soft">{kind}</span><br>{lines}')
 
 
 def _card(picture, caption, style="", name=""):

@@ -270,6 +270,9 @@ def test_residuals_are_drawn_where_they_are():
 def test_a_hundred_lights_fold_their_tables():
     names = [f"a-R-{i:03}" for i in range(100)]
     inventory = Table({"name": names, "kind": ["light"] * 100, "filter": ["R"] * 100})
-    content = report(inventory, Table({"name": names, "verdict": ["accept"] * 100, "fwhm_px": np.linspace(3, 4, 100)}))
+    verdict, reason = ["accept"] * 90 + ["reject"] * 10, [""] * 90 + ["clouded: 0.3"] * 7 + ["trailed: x (y)"] * 3
+    quality = Table({"name": names, "verdict": verdict, "reason": reason, "fwhm_px": np.linspace(3, 4, 100)})
+    content = report(inventory, quality)
+    assert warnings(None, quality) == ["10 of 100 lights rejected: 7 clouded, 3 trailed (quality.csv says which)"]
     Reader(content)
     assert 'class="strip dense"' in content and content.count("<details>") == 2
