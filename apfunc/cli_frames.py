@@ -8,7 +8,8 @@ from apfunc.options import choice, flag, given, number
 from apfunc.paths import about, expand, filled, pairs_of
 
 
-@step("bias", "dark", "flat", "gain", "readnoise", "saturate", "table", number("temperature", "C", "Most that a dark may be off."),
+@step("bias", "dark", "flat", "gain", "readnoise", "saturate", "table",
+      number("temperature", "C", "Most that a dark may be off."),
       number("flatmin", "X", "Pixels with less flat than this are NaN."))
 def calibrate(bias, dark, flat, table, **options):
     """Bias, dark and flat correction: (raw - bias - dark) / flat.  Saturated pixels go into the MASK."""
@@ -98,8 +99,10 @@ def fixpix(badpix, mask):
     return work
 
 
-@step("sigma", "gain", "readnoise", "fwhm", "saturate", "mask", number("sigfrac", "X", "Share of --sigma that a neighbour of a hit needs."),
-      number("contrast", "X", "Least contrast with the fine structure of a star."), number("iterations", "N", "Passes.", int))
+@step("sigma", "gain", "readnoise", "fwhm", "saturate", "mask",
+      number("sigfrac", "X", "Share of --sigma that a neighbour of a hit needs."),
+      number("contrast", "X", "Least contrast with the fine structure of a star."),
+      number("iterations", "N", "Passes.", int))
 def cosmics(mask, **options):
     """Find and correct cosmic rays (L.A.Cosmic, van Dokkum 2001)."""
     from apfunc.cosmics import cosmics
@@ -110,7 +113,9 @@ def cosmics(mask, **options):
     return work
 
 
-@step("mask", "box", choice("mode", "mesh", "polynomial", help="Mesh (default) or low-order polynomial."), number("order", "N", "Degree of the polynomial.", int), flag("keep-level", "Leave the mean level of the sky in."), flag("model", "Write the background itself."))
+@step("mask", "box", choice("mode", "mesh", "polynomial", help="Mesh (default) or low-order polynomial."),
+      number("order", "N", "Degree of the polynomial.", int),
+      flag("keep-level", "Leave the mean level of the sky in."), flag("model", "Write the background itself."))
 def background(mask, model, keep_level, **options):
     """Subtract the sky background: a mesh or a polynomial with the sources masked."""
     from apfunc.background import background, subtract
@@ -140,7 +145,8 @@ def resample(like, flat, mask, **options):
     return work
 
 
-@command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "update", "shared", "record",
+@command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "update", "shared",
+         "record",
          click.Option(["--regions"], metavar="FILE", help="Also write a ds9 region file (or a template, as OUT)."),
          click.Option(["--psf"], metavar="FILE", help="Also write the modelled PSF (Moffat) as an image."),
          click.Option(["--epsf"], metavar="FILE", help="Also write the effective PSF (photutils) as an image."))
@@ -163,21 +169,27 @@ def stars(images, mask, output, update, shared, record_failure, regions, psf, ep
         if psf:
             from astropy.io.fits import Header
             from apfunc.psf import psf_image
-            io.write(filled(psf, source), (psf_image(table.meta), Header({"FWHM": table.meta.get("FWHM"), "BETA": table.meta.get("BETA")})))
-    each(pairs_of(images, output, update, shared), named("stars", work), record_failure, write, lambda source: (source, *io.read_all(source)))
+            io.write(filled(psf, source), (psf_image(table.meta), Header({"FWHM": table.meta.get("FWHM"),
+                                                                          "BETA": table.meta.get("BETA")})))
+    each(pairs_of(images, output, update, shared), named("stars", work), record_failure, write,
+         lambda source: (source, *io.read_all(source)))
 
 
-@command(IMAGES, number("size", "PIXELS", "Largest side; a larger image is binned.", int), number("strength", "X", "More than 1 shows more of what is faint."), "output")
+@command(IMAGES, number("size", "PIXELS", "Largest side; a larger image is binned.", int),
+         number("strength", "X", "More than 1 shows more of what is faint."), "output")
 def preview(images, output, **options):
     """Make a stretched PNG of any frame, to look at."""
     from apfunc import io
     from apfunc.picture import encode
     from apfunc.preview import preview
-    each(pairs_of(images, output), named("preview", lambda image, planes: (preview(image, **given(options)), image[1])), write=lambda target, pixels, header:
+    each(pairs_of(images, output), named("preview", lambda image, planes: (preview(image, **given(options)),
+                                                                           image[1])), write=lambda target, pixels,
+                                                                           header:
          io.write_bytes(target, encode(pixels, header)))
 
 
-@command(click.Argument(["operation"]), click.Argument(["a"], metavar="IMAGE"), click.Argument(["b"], metavar="[IMAGE|NUMBER]", required=False), "output")
+@command(click.Argument(["operation"]), click.Argument(["a"], metavar="IMAGE"),
+         click.Argument(["b"], metavar="[IMAGE|NUMBER]", required=False), "output")
 def arith(operation, a, b, output):
     """Arithmetic on an image, or on an image and an image or a number: add sub mul div …"""
     from apfunc import io

@@ -13,8 +13,11 @@ from apfunc.options import OPTIONS, flag, given, number
 from apfunc.paths import about, expand, filled, pairs_of
 
 
-@command(click.Argument(["folders"], nargs=-1, required=True), click.Option(["--night"], required=True, multiple=True, metavar="DATE",
-         help="Local noon-to-noon night, for example 2024-05-01; may be given several times."), click.Option(["--cal"], multiple=True, metavar="FOLDER", help="More calibration frames or a library of masters."),
+@command(click.Argument(["folders"], nargs=-1, required=True),
+         click.Option(["--night"], required=True, multiple=True, metavar="DATE",
+                      help="Local noon-to-noon night, for example 2024-05-01; may be given several times."),
+         click.Option(["--cal"], multiple=True, metavar="FOLDER",
+                      help="More calibration frames or a library of masters."),
          number("batch", "N", "Lights that one process does (5).", int),
          click.Option(["-o", "--output"], required=True, metavar="FOLDER", help="Where the night's products go."))
 def plan(folders, night, cal, batch, output):
@@ -43,7 +46,8 @@ def plan(folders, night, cal, batch, output):
         if not os.path.lexists(link := out / "raw" / f"{frame['name']}.fits"):  # a colour of a one-shot-colour frame
             os.symlink(f"{Path(frame['name']).stem}.fits", link)
     batches = rules.batches(frames, batch or 5)
-    lists = {name: [f["name"] for f in some] for name, some in (batches | {n: g["frames"] for n, g in groups.items()}).items()}
+    members = batches | {name: group["frames"] for name, group in groups.items()}
+    lists = {name: [f["name"] for f in some] for name, some in members.items()}
     write_lists(out, lists | {"readnoise": sorted(groups)})
     inventory(out / "frames.ecsv", frames)
     io.write_text(out / "night.mk", rules.night_mk(frames, groups, batches), only_if_changed=True)
@@ -63,7 +67,8 @@ def write_lists(out, lists):
     (out / "lists").mkdir(exist_ok=True)
     for path in (out / "lists").glob("*.txt"):
         if path.stem not in lists:
-            for stamp in (path, *(out / "done" / f"{stage}-{path.stem}" for stage in ("calibrate", "stars", "astrometry", "resample"))):
+            for stamp in (path, *(out / "done" / f"{stage}-{path.stem}"
+                                  for stage in ("calibrate", "stars", "astrometry", "resample"))):
                 stamp.unlink(missing_ok=True)
     for name, names in lists.items():
         io.write_text(out / "lists" / f"{name}.txt", "".join(f"{n}\n" for n in names), only_if_changed=True)
@@ -99,7 +104,8 @@ def inventory(path, frames):
     for key in INVENTORY:
         values = [f[key] for f in frames]
         if key in units:
-            table[key] = MaskedColumn(np.array([v if v is not None else 0 for v in values], float), mask=[v is None for v in values], unit=units[key])
+            table[key] = MaskedColumn(np.array([v if v is not None else 0 for v in values], float),
+                                      mask=[v is None for v in values], unit=units[key])
         elif key == "used":
             table[key] = Column(np.array(values, bool))
         else:
@@ -123,15 +129,22 @@ def report(folder, output):
     io.write_text(Path(folder, "warnings.txt"), "".join(f"warning: {line}\n" for line in told))
 
 
-@command(number("size", "PIXELS", "Side of the frames (default 1024).", int), number("lights", "N", "Lights a filter.", int),
-         number("biases", "N", "Bias frames.", int), number("darks", "N", "Dark frames.", int), number("flats", "N", "Flats a filter.", int),
+@command(number("size", "PIXELS", "Side of the frames (default 1024).", int),
+         number("lights", "N", "Lights a filter.", int),
+         number("biases", "N", "Bias frames.", int), number("darks", "N", "Dark frames.", int),
+         number("flats", "N", "Flats a filter.", int),
          number("exptime", "S", "Exposure of a light."), number("seed", "N", "Another seed is another night.", int),
-         click.Option(["--filters"], metavar="R,G,B,Ha", help="Filters, with commas between."), click.Option(["--date"], metavar="DATE", help="The night."),
-         number("clouded", "N", "Clouded lights.", int), number("defocused", "N", "Defocused lights.", int), number("trails", "N", "Satellite trails.", int),
-         click.Option(["--object"], metavar="NAME", help="Name of the target (NGC 6888)."), number("ra", "DEG", "Right ascension of the field."),
-         number("dec", "DEG", "Declination."), number("scale", "ARCSEC", "Pixel scale (default: a field of 0.7 degree or more)."),
+         click.Option(["--filters"], metavar="R,G,B,Ha", help="Filters, with commas between."),
+         click.Option(["--date"], metavar="DATE", help="The night."),
+         number("clouded", "N", "Clouded lights.", int), number("defocused", "N", "Defocused lights.", int),
+         number("trails", "N", "Satellite trails.", int),
+         click.Option(["--object"], metavar="NAME", help="Name of the target (NGC 6888)."),
+         number("ra", "DEG", "Right ascension of the field."),
+         number("dec", "DEG", "Declination."),
+         number("scale", "ARCSEC", "Pixel scale (default: a field of 0.7 degree or more)."),
          number("fwhm", "PIXELS", "Seeing."), flag("galaxy", "A galaxy in the field."),
-         click.Option(["-o", "--output"], required=True, metavar="FOLDER", help="Where the raw frames go; the truth goes below it."))
+         click.Option(["-o", "--output"], required=True, metavar="FOLDER",
+                      help="Where the raw frames go; the truth goes below it."))
 def simulate(output, filters, **options):
     """Simulate a raw night of known truth, as an iTelescope camera delivers it."""
     from apfunc.simulate import write_night
@@ -144,15 +157,18 @@ def simulate(output, filters, **options):
 def explain(frame, inventory):
     """Print what serves a frame, and why."""
     from apfunc import plan as planning
-    rows = [{k: None if getattr(v, "mask", False) else v for k, v in zip(r.colnames, r)} for r in read_table_of(inventory or "frames.ecsv")]
-    found = [r for r in rows if frame in (r["name"], os.path.basename(r["raw"]), r["raw"])] or [r for r in rows if frame in r["name"]]
+    rows = [{k: None if getattr(v, "mask", False) else v for k, v in zip(r.colnames, r)}
+            for r in read_table_of(inventory or "frames.ecsv")]
+    found = [r for r in rows if frame in (r["name"], os.path.basename(r["raw"]), r["raw"])]
+    found = found or [r for r in rows if frame in r["name"]]
     if not found:
         raise click.UsageError(f"no frame {frame} in the inventory; it has {', '.join(r['name'] for r in rows[:5])}, …")
     for row in found:
         click.echo(planning.explain(row))
 
 
-SKY = ("catalog", click.Option(["--cache"], metavar="FOLDER", help="Folder of Gaia DR3 queries, read when they are there."),
+SKY = ("catalog", click.Option(["--cache"], metavar="FOLDER",
+                               help="Folder of Gaia DR3 queries, read when they are there."),
        flag("network", "Ask Gaia DR3 for what the cache lacks, in bounded time."))
 
 
@@ -164,7 +180,8 @@ def sky_around(tables, catalog, cache, network):
 
 
 @command(IMAGES, *SKY, number("timeout", "S", "Longest that solve-field may take when no catalogue fits (default 30; 0: never)."),
-         click.Option(["--key"], envvar="NOVA_API_KEY", help="Key for nova.astrometry.net, the last resort."), "output", "record")
+         click.Option(["--key"], envvar="NOVA_API_KEY", help="Key for nova.astrometry.net, the last resort."),
+         "output", "record")
 def field(images, catalog, cache, network, timeout, key, output, record_failure):
     """Build the field catalogue of a target from the star tables of its frames, tied to the sky."""
     from apfunc import io
@@ -173,7 +190,8 @@ def field(images, catalog, cache, network, timeout, key, output, record_failure)
     output = output_of(output, images)
     tables = [io.read_table(p) for p in with_image(images)]
     try:
-        found = field(tables, sky_around(tables, catalog, cache, network), solver(30 if timeout is None else timeout, key) if timeout != 0 else None)
+        found = field(tables, sky_around(tables, catalog, cache, network),
+                      solver(30 if timeout is None else timeout, key) if timeout != 0 else None)
     except ValueError as error:
         if not record_failure:
             raise
@@ -182,9 +200,12 @@ def field(images, catalog, cache, network, timeout, key, output, record_failure)
     io.write_table(output, found, only_if_changed=True)
 
 
-@command(IMAGES, click.Option(["--stars"], metavar="FILE", help="The frame's star table, or a template as OUT (default: measured now)."),
-         click.Option(["--field"], metavar="FILE", help="The target's field catalogue (default: made from this frame alone)."), *SKY, "output",
-         click.Option(["--stars-out"], metavar="FILE", help="Also write the star table with ra and dec (or a template)."), "update", "shared", "record")
+@command(IMAGES, click.Option(["--stars"], metavar="FILE",
+                              help="The frame's star table, or a template as OUT (default: measured now)."),
+         click.Option(["--field"], metavar="FILE",
+                      help="The target's field catalogue (default: made from this frame alone)."), *SKY, "output",
+         click.Option(["--stars-out"], metavar="FILE",
+                      help="Also write the star table with ra and dec (or a template)."), "update", "shared", "record")
 def astrometry(images, stars, field, catalog, cache, network, output, stars_out, update, shared, record_failure):
     """Solve a frame: a celestial WCS (TAN or TAN-SIP), zero point and flux scale in the header."""
     from apfunc import io
@@ -216,10 +237,14 @@ def astrometry(images, stars, field, catalog, cache, network, output, stars_out,
     each(pairs, named("astrometry", work), record_failure, write, read)
 
 
-@command(IMAGES, "inventory", "keep", "drop", number("min-transparency", "T", "Least transparency, the group's best being 1."),
-         number("max-ellipticity", "E", "Largest ellipticity of the stars."), number("max-fwhm", "ARCSEC", "Largest FWHM."),
-         number("max-sky", "ADU/S", "Brightest sky."), number("min-stars", "N", "Fewest stars.", int), number("max-rms", "ARCSEC", "Largest residual of the solution."),
-         "output", click.Option(["--accepted"], metavar="FOLDER", help="Write a list of accepted frames for each stack."))
+@command(IMAGES, "inventory", "keep", "drop",
+         number("min-transparency", "T", "Least transparency, the group's best being 1."),
+         number("max-ellipticity", "E", "Largest ellipticity of the stars."),
+         number("max-fwhm", "ARCSEC", "Largest FWHM."),
+         number("max-sky", "ADU/S", "Brightest sky."), number("min-stars", "N", "Fewest stars.", int),
+         number("max-rms", "ARCSEC", "Largest residual of the solution."),
+         "output", click.Option(["--accepted"], metavar="FOLDER",
+                                help="Write a list of accepted frames for each stack."))
 def quality(images, inventory, keep, drop, output, accepted, **limits):
     """Judge each light from its navigated image (and star table beside it): a row and a verdict each."""
     from apfunc import io
@@ -237,7 +262,8 @@ def quality(images, inventory, keep, drop, output, accepted, **limits):
     if accepted:
         for stack, names in stacks_of(table, read_table_of(inventory)).items():
             Path(accepted).mkdir(parents=True, exist_ok=True)
-            io.write_text(Path(accepted, f"{stack}.csv"), "".join(f"{n}\n" for n in ["name", *names]), only_if_changed=True)
+            io.write_text(Path(accepted, f"{stack}.csv"), "".join(f"{n}\n" for n in ["name", *names]),
+                          only_if_changed=True)
 
 
 def summary(table):
@@ -257,7 +283,8 @@ def row_of(path, quality_row):
     from apfunc.names import stem
     header = fits.getheader(path)
     if header.get("REASON"):
-        return {"name": stem(path), "object": header.get("OBJECT", ""), "filter": header.get("FILTER", ""), "reason": header["REASON"]}
+        return {"name": stem(path), "object": header.get("OBJECT", ""), "filter": header.get("FILTER", ""),
+                "reason": header["REASON"]}
     return quality_row(header, io.read_table(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
 
 

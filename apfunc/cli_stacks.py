@@ -11,7 +11,8 @@ from apfunc.paths import about, expand
 
 
 @command(IMAGES, choice("kind", "bias", "dark", "flat", help="What the frames are (default: their IMAGETYP)."),
-         choice("method", "clip", "median", "mean", help="Clipped mean (default), median or mean."), "sigma", "bias", "dark", "saturate",
+         choice("method", "clip", "median", "mean", help="Clipped mean (default), median or mean."), "sigma", "bias",
+         "dark", "saturate",
          flag("all", "Combine every frame, also those that do not seem to belong."), "output")
 def combine(images, bias, dark, all, output, **options):
     """Build a master bias, dark or flat; frames that do not belong are left out and listed."""
@@ -21,7 +22,8 @@ def combine(images, bias, dark, all, output, **options):
     output = output_of(output, sources)
     if "-" in sources:
         raise click.UsageError("combine reads its frames in bands, which a pipe cannot give; name the files")
-    image, planes = combine(rows_of(sources), vet=not all, **given(options | {"bias": image_of(bias), "dark": image_of(dark)}))
+    image, planes = combine(rows_of(sources), vet=not all,
+                            **given(options | {"bias": image_of(bias), "dark": image_of(dark)}))
     io.write(output, image, planes)
     for key in image[1]["EXC*"]:
         say(f"left out: {image[1][key]}")
@@ -52,8 +54,10 @@ def readnoise(images, output):
     io.write_table(output_of(output), vstack(tables, metadata_conflicts="silent"))
 
 
-@command("bias", "dark", "flats", click.Option(["--user"], metavar="YAML", help="Your own bad_columns, bad_rows, bad_rectangles (1-based, inclusive)."),
-         "sigma", "gain", number("hot", "E/S", "Least dark current of a hot pixel."), number("dead", "X", "Flat below which a pixel is dead."), "output")
+@command("bias", "dark", "flats", click.Option(["--user"], metavar="YAML",
+                                               help="Your own bad_columns, bad_rows, bad_rectangles (1-based, inclusive)."),
+         "sigma", "gain", number("hot", "E/S", "Least dark current of a hot pixel."),
+         number("dead", "X", "Flat below which a pixel is dead."), "output")
 def badpix(bias, dark, flats, user, output, **options):
     """Make a bad-pixel map from masters: hot, dead and unstable pixels, bad columns and rows, your own list."""
     from apfunc import io
@@ -79,7 +83,9 @@ def flat_of(path):
 
 
 @command(IMAGES, "like", choice("area", "cover", "common", help="Cover all frames (default), or only what all share."),
-         number("scale", "ARCSEC", "Pixel scale."), choice("orientation", "north", "reference", help="North up (default), or as the middle frame."), "output", "record")
+         number("scale", "ARCSEC", "Pixel scale."), choice("orientation", "north", "reference",
+                                                           help="North up (default), or as the middle frame."),
+                                                           "output", "record")
 def grid(images, like, output, record_failure, **options):
     """The common grid of a target: a north-up TAN over its navigated images, written as an image without pixels."""
     from astropy.io import fits
@@ -104,8 +110,10 @@ def grid(images, like, output, record_failure, **options):
 
 
 @command(IMAGES, click.Option(["--accepted"], metavar="FILE", help="The list of `apfunc quality`: stack only these."),
-         choice("reject", "auto", "clip", "winsor", "minmax", "none", help="Rejection of outliers."), "sigma", choice("scale", "auto", "header", "stars", "exposure", "none", help="What brings the frames to one scale."),
-         number("sky", "N", "Degree of the surface that makes the skies alike (0: an offset).", int), number("seeing", "P", "Power of the seeing in the weights."),
+         choice("reject", "auto", "clip", "winsor", "minmax", "none", help="Rejection of outliers."), "sigma",
+         choice("scale", "auto", "header", "stars", "exposure", "none", help="What brings the frames to one scale."),
+         number("sky", "N", "Degree of the surface that makes the skies alike (0: an offset).", int),
+         number("seeing", "P", "Power of the seeing in the weights."),
          "output", "record")
 def coadd(images, accepted, output, record_failure, **options):
     """Stack resampled images: scaled by common stars, sky matched, weighted, outliers rejected."""
@@ -121,7 +129,8 @@ def coadd(images, accepted, output, record_failure, **options):
         sources = [s for s in sources if not failure(s)]
         if not sources:
             raise ValueError("no frame accepted; the quality table says why")
-        image, weight = coadd(rows_of(sources), [w for w, _ in rows_of(sources, "WEIGHT")], [m for m, _ in rows_of(sources, "MASK")], **given(options))
+        image, weight = coadd(rows_of(sources), [w for w, _ in rows_of(sources, "WEIGHT")],
+                              [m for m, _ in rows_of(sources, "MASK")], **given(options))
     except ValueError as error:
         if not record_failure:
             raise
@@ -132,7 +141,8 @@ def coadd(images, accepted, output, record_failure, **options):
 
 @command(click.Argument(["line"]), click.Argument(["cont"], metavar="CONTINUUM"),
          click.Option(["--colour"], metavar="FILE", help="A second broad band, for a colour term where that helps."),
-         number("scale", "FACTOR", "Scale of the continuum by hand."), flag("as-is", "Do not match the PSFs."), "output", "record")
+         number("scale", "FACTOR", "Scale of the continuum by hand."), flag("as-is", "Do not match the PSFs."),
+         "output", "record")
 def continuum(line, cont, colour, as_is, output, record_failure, **options):
     """Subtract the scaled continuum from a narrow-band stack, PSFs matched; the factor and its error go in the header."""
     from apfunc import io
@@ -164,14 +174,19 @@ def thin_weights(paths, step=16):
     return found
 
 
-@command(IMAGES, click.Option(["--palette"], metavar="NAME", help="HaRGB, LRGB, RGB, SHO, HOO, or three filters with commas; default: the best there is."),
+@command(IMAGES, click.Option(["--palette"], metavar="NAME",
+                              help="HaRGB, LRGB, RGB, SHO, HOO, or three filters with commas; default: the best there is."),
          choice("stretch", "auto", "arcsinh", "linear", help="For faint light by itself (default), or by hand."),
-         choice("balance", "stars", "signal", "none", help="What is white: the mean star (default), the brighter parts alike."),
-         number("soft", "ADU", "Where arcsinh turns from linear to logarithmic."), number("white", "ADU", "What is shown white."),
-         number("strength", "X", "More than 1 shows more of what is faint."), number("saturation", "X", "Of the colours."), number("ha", "X", "Share of H-alpha in the red of HaRGB."),
+         choice("balance", "stars", "signal", "none",
+                help="What is white: the mean star (default), the brighter parts alike."),
+         number("soft", "ADU", "Where arcsinh turns from linear to logarithmic."),
+         number("white", "ADU", "What is shown white."),
+         number("strength", "X", "More than 1 shows more of what is faint."),
+         number("saturation", "X", "Of the colours."), number("ha", "X", "Share of H-alpha in the red of HaRGB."),
          number("denoise", "X", "Share of the noise that is smoothed away."),
          number("flatten", "N", "Degree of the surface taken off each sky (default: a plane, more where nothing but sky is seen; 0: none).", int), "catalog",
-         click.Option(["-o", "--output"], multiple=True, metavar="OUT", help="A .png, .jpg or .tif (16 bit); may be given several times."), "record")
+         click.Option(["-o", "--output"], multiple=True, metavar="OUT",
+                      help="A .png, .jpg or .tif (16 bit); may be given several times."), "record")
 def composite(images, output, catalog, flatten, record_failure, **options):
     """Make a colour picture of images of different filters on one grid."""
     from apfunc import io

@@ -50,13 +50,15 @@ def step(*options):
             if pairs := pairs_of(images, output, update, shared):
                 each(pairs, named(name, function(**values)), record_failure)
 
-        cli.add_command(click.Command(name, params=[IMAGES, *params, OPTIONS["output"], OPTIONS["update"], OPTIONS["shared"], OPTIONS["record"]],
+        cli.add_command(click.Command(name, params=[IMAGES, *params, OPTIONS["output"], OPTIONS["update"],
+                                                    OPTIONS["shared"], OPTIONS["record"]],
                                       callback=run_step, help=function.__doc__))
         return function
     return decorate
 
 
-@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []})
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False,
+                               "help_option_names": []})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def run(ctx, words):
@@ -69,7 +71,8 @@ def run(ctx, words):
     parts = [[]]
     for word in words:
         parts.append([]) if word == ":" else parts[-1].append(word)
-    first = click.Command("run", params=[IMAGES, OPTIONS["output"], OPTIONS["update"], OPTIONS["shared"], OPTIONS["record"]], help=run.help, callback=lambda **v: v)
+    first = click.Command("run", params=[IMAGES, OPTIONS["output"], OPTIONS["update"], OPTIONS["shared"],
+                                         OPTIONS["record"]], help=run.help, callback=lambda **v: v)
     values = first.invoke(first.make_context("run", parts[0], parent=ctx.parent))
     if len(parts) == 1:
         raise click.UsageError("no steps; for example: apfunc run raw.fit -o out.fits : calibrate --dark d.fits : cosmics")

@@ -106,7 +106,8 @@ def progress(pairs):
     """The pairs, one after the other; on a terminal a bar says how far they are."""
     if len(pairs) < 2 or not sys.stderr.isatty() or _root().get("quiet"):
         return (yield from pairs)
-    with click.progressbar(pairs, file=sys.stderr, item_show_func=lambda pair: os.path.basename(pair[0]) if pair else "") as bar:
+    with click.progressbar(pairs, file=sys.stderr, item_show_func=lambda pair: os.path.basename(pair[0]) if pair
+                           else "") as bar:
         yield from bar
 
 
@@ -124,7 +125,8 @@ def record(target, source, reason):
     with contextlib.suppress(Exception):
         header.update(io.read_header(source)[0])
     with contextlib.suppress(Exception), io.opened(source) as hdus:
-        header.update({k: v for k, v in hdus[0].header.items() if k in ("RAWFILE", "OBJECT", "FILTER", "DATE-OBS", "EXPTIME")})
+        header.update({k: v for k, v in hdus[0].header.items() if k in ("RAWFILE", "OBJECT", "FILTER", "DATE-OBS",
+                                                                        "EXPTIME")})
     header["REASON"] = (" ".join(reason.split()).encode("ascii", "replace").decode(), "why there is no image")
     io.write(target, (None, header))
 

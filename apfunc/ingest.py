@@ -87,7 +87,8 @@ def ingest(files, raw_folder, cache):
             except (ValueError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
                 said = parse(member or path)
                 record |= empty() | {"kind": "unreadable", "reason": str(error), "damaged": True,
-                                     "object": said.get("object"), "filter": said.get("filter"), "guess": said.get("kind")}
+                                     "object": said.get("object"), "filter": said.get("filter"),
+                                     "guess": said.get("kind")}
         fresh[key] = record
         records.append(dict(record))
     wanted = {r["name"] + ".fits" for r in records}
@@ -175,7 +176,8 @@ def describe(header, shape, path):
         record[key] = value
 
     first("kind", kind_of(h.text(header, "IMAGETYP", "OBSTYPE", "FRAME", "IMGTYPE")))
-    first("object", _clean(h.text(header, "OBJECT", "OBSTARGET", "OBSTARG")) if record["kind"] in ("light", None) else None)
+    first("object", _clean(h.text(header, "OBJECT", "OBSTARGET", "OBSTARG")) if record["kind"] in ("light", None)
+          else None)
     first("filter", _clean(h.text(header, "FILTER", "FILTER1", "INSFLNAM")))
     first("exptime", h.number(header, "EXPTIME", "EXPOSURE"))
     first("temp", h.temperature(header))
@@ -194,7 +196,8 @@ def describe(header, shape, path):
                        "calibrated" if record["kind"] == "light" and done else "raw")
     setting = h.number(header, "GAIN") if isinstance(header.get("GAIN"), int) else None
     record.update(shape=list(shape), calstat=calstat, camera=h.camera(header, shape), bayer=h.text(header, "BAYERPAT"),
-                  keys=[list(shape), record["binning"], h.text(header, "INSTRUME"), h.text(header, "READOUTM", "READMODE"), setting,
+                  keys=[list(shape), record["binning"], h.text(header, "INSTRUME"),
+                        h.text(header, "READOUTM", "READMODE"), setting,
                         record["telescope"]])
     date = h.date_obs(header)
     record["date_obs"] = date.isoformat() if date else None

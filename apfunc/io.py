@@ -90,7 +90,8 @@ def read_all(source, planes=tuple(PLANES)):
         hdu = _image_hdu(hdus)
         try:
             data = _native(hdu.data, "f4")
-            found = {h.name: _native(h.data, PLANES[h.name]) for h in hdus if h.name in planes and h is not hdu} if planes else {}
+            found = {h.name: _native(h.data, PLANES[h.name]) for h in hdus if h.name in planes
+                     and h is not hdu} if planes else {}
         except (OSError, TypeError, ValueError, IndexError):
             raise ValueError("the file is cut short or damaged; copy it again or leave it out") from None
         return (data, clean_header(hdu, source)), found
@@ -169,7 +170,8 @@ def _hdus(image, planes):
     from astropy.io import fits
     data, header = image
     hdus = [fits.PrimaryHDU(data, header)]
-    hdus += [fits.ImageHDU(planes[name].astype(PLANES[name], copy=False), name=name) for name in PLANES if planes.get(name) is not None]
+    hdus += [fits.ImageHDU(planes[name].astype(PLANES[name], copy=False), name=name) for name in PLANES
+             if planes.get(name) is not None]
     return fits.HDUList(hdus)
 
 

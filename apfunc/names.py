@@ -7,9 +7,11 @@ KINDS = {"light": "light", "object": "light", "science": "light", "bias": "bias"
          "domeflat": "flat", "skyflat": "flat", "twiflat": "flat", "darkflat": "dark", "flatdark": "dark"}
 
 BANDS = {"L": "l lum luminance clear c lp uvir irb", "R": "red", "G": "green", "B": "blue",
-         "Ha": "ha halpha hydrogenalpha h hii", "Hb": "hb hbeta", "OIII": "oiii o3 o", "SII": "sii s2 s", "NII": "nii n2",
+         "Ha": "ha halpha hydrogenalpha h hii", "Hb": "hb hbeta", "OIII": "oiii o3 o", "SII": "sii s2 s",
+         "NII": "nii n2",
          "U": "u johnsonu bessellu", "V": "v johnsonv bessellv", "I": "i johnsoni besselli cousinsi",
-         "u": "sdssu sloanu up", "g": "sdssg sloang gp", "r": "sdssr sloanr rp", "i": "sdssi sloani ip", "z": "sdssz sloanz zp zs"}
+         "u": "sdssu sloanu up", "g": "sdssg sloang gp", "r": "sdssr sloanr rp", "i": "sdssi sloani ip",
+         "z": "sdssz sloanz zp zs"}
 _BAND = {alias: band for band, aliases in BANDS.items() for alias in aliases.split()}
 
 RAW_EXTENSION = re.compile(r"(\.(fits|fit|fts))?(\.(gz|fz))?$", re.IGNORECASE)
@@ -37,7 +39,8 @@ def band(name):
         return text
     key = re.sub(r"[\d.]+\s*nm\b", "", text.lower())
     key = re.sub(r"(filter|bessel+|astrodon|baader|chroma|optolong|_|\W)", "", key)
-    return _BAND.get(key) or _BAND.get(re.sub(r"\d+$", "", key)) or {"b": "B", "g": "G", "r": "R", "z": "z"}.get(key, text)
+    letters = {"b": "B", "g": "G", "r": "R", "z": "z"}
+    return _BAND.get(key) or _BAND.get(re.sub(r"\d+$", "", key)) or letters.get(key, text)
 
 
 def parse(name):
@@ -88,7 +91,8 @@ def _master(base):
     found = {"kind": KINDS[m["kind"].lower()], "master": True}
     if found["kind"] == "flat" and (f := re.match(r"Master[_-]Flat[_-](.+?)[_-]\d+[_-]", base, re.IGNORECASE)):
         found["filter"] = f[1]
-    for key, pattern in (("binning", r"Bin(\d)"), ("temp", r"Temp(-?\d+(?:\.\d+)?)C"), ("exptime", r"ExpTime(\d+(?:\.\d+)?)s")):
+    for key, pattern in (("binning", r"Bin(\d)"), ("temp", r"Temp(-?\d+(?:\.\d+)?)C"),
+                         ("exptime", r"ExpTime(\d+(?:\.\d+)?)s")):
         if f := re.search(pattern, base, re.IGNORECASE):
             found[key] = f[1]
     return dict(found, **_numbers(found))
@@ -102,7 +106,8 @@ def _library(base):
     m = re.search(r"(?P<number>\d+)?(?P<kind>bias|dark|flat)(?P<exptime>\d+)secBin(?P<binning>\d)", base, re.IGNORECASE)
     if m:
         return dict(m.groupdict(), kind=KINDS[m["kind"].lower()], **_numbers(m.groupdict()))
-    m = re.fullmatch(r"(?P<telescope>[^_]+)_(?P<filter>[^_]+)_(?P<binning>\d)x\d_(?:sky|dome)?flat_?(?P<number>\d+)", base, re.IGNORECASE)
+    m = re.fullmatch(r"(?P<telescope>[^_]+)_(?P<filter>[^_]+)_(?P<binning>\d)x\d_(?:sky|dome)?flat_?(?P<number>\d+)",
+                     base, re.IGNORECASE)
     return dict(m.groupdict(), kind="flat", **_numbers(m.groupdict())) if m else None
 
 

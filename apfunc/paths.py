@@ -27,7 +27,8 @@ def expand(images):
             raise click.UsageError(f"no file matches {image}")
         found += matches
     named = set(found)
-    found = [path for path in found if path.removesuffix(".stars.fits") + ".fits" not in named or not path.endswith(".stars.fits")]
+    found = [path for path in found if path.removesuffix(".stars.fits") + ".fits" not in named
+             or not path.endswith(".stars.fits")]
     for path in found:
         if path != "-" and not os.path.exists(path):
             raise click.UsageError(f"{path}: no such file")
@@ -96,7 +97,8 @@ def pairs_of(images, output, update=False, shared="", beside=None):
     if not update:
         return pairs
     others = max(map(upto, shared.split()), default=0)
-    return [(s, t) for s, t in pairs if s == "-" or upto(t) < max(upto(s), others, upto(filled(beside, s)) if beside else 0)]
+    return [(s, t) for s, t in pairs if s == "-" or upto(t) < max(upto(s), others, upto(filled(beside, s)) if beside
+                                                                  else 0)]
 
 
 def upto(path):

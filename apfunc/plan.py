@@ -20,10 +20,12 @@ def plan(records, *wanted):
     calibration frames that are needed, by product name.  Lights of one night only are the night, whatever
     its label.  Raises ValueError when no light is of a night that is wanted.
     """
-    frames = [dict(r, masters="", target=None, used=False, flat_filter=r["filter"], reason=r["reason"] or "") for r in records]
+    frames = [dict(r, masters="", target=None, used=False, flat_filter=r["filter"], reason=r["reason"] or "")
+              for r in records]
     drop_copies(frames)
     frames = [colour for frame in frames for colour in colours_of(frame)]
-    lights = [f for f in frames if f["kind"] == "light" and (usable(f) or f["damaged"]) or f["kind"] == "unreadable" and f["guess"] == "light"]
+    lights = [f for f in frames if f["kind"] == "light" and (usable(f) or f["damaged"])
+              or f["kind"] == "unreadable" and f["guess"] == "light"]
     nights = sorted({f["night"] for f in lights if f["night"]})
     if len(nights) > 1 and not set(wanted) <= set(nights):
         raise ValueError(f"no light of the night {', '.join(sorted(set(wanted) - set(nights)))}; there are lights of {', '.join(nights)}: give one as NIGHT=")
@@ -55,7 +57,8 @@ def colours_of(frame):
     """A one-shot-colour light is three frames from here on, NAME.cfaR, NAME.cfaG and NAME.cfaB."""
     if frame["kind"] != "light" or not frame["bayer"] or frame["state"] == "calibrated" or not usable(frame):
         return [frame]
-    return [dict(frame, name=f"{frame['name']}.cfa{c}", filter=c, origin=f"{frame['origin']} filter:BAYERPAT".strip()) for c in "RGB"]
+    return [dict(frame, name=f"{frame['name']}.cfa{c}", filter=c,
+                 origin=f"{frame['origin']} filter:BAYERPAT".strip()) for c in "RGB"]
 
 
 def usable(frame):
@@ -67,10 +70,11 @@ def drop_copies(frames):
     """Of the same exposure keep one frame: raw before calibrated; the others get a reason."""
     seen = {}
     rank = {"raw": 0, "calibrated": 1, "master": 2}
-    for frame in sorted((f for f in frames if usable(f) and f["date_obs"]), key=lambda f: (rank[f["state"]], f["name"])):
+    for frame in sorted((f for f in frames if usable(f) and f["date_obs"]),
+                        key=lambda f: (rank[f["state"]], f["name"])):
         exact = "." in frame["date_obs"] or frame["kind"] == "light"
-        key = (frame["date_obs"], frame["exptime"], frame["kind"], frame["filter"], *map(str, frame["keys"][:3]), frame["state"] == "master",
-               None if exact else frame["name"])
+        key = (frame["date_obs"], frame["exptime"], frame["kind"], frame["filter"], *map(str, frame["keys"][:3]),
+               frame["state"] == "master", None if exact else frame["name"])
         first = seen.setdefault(key, frame)
         if first is not frame:
             frame["reason"] = f"same exposure as {first['name']}, which is used"
@@ -81,17 +85,19 @@ def drop_copies(frames):
 def calibration_groups(frames):
     """Groups of calibration frames that make one master each; a library master is a group of its own."""
     found = {}
-    for frame in sorted((f for f in frames if usable(f) and f["kind"] != "light"), key=lambda f: (f["temp"] or 0, f["exptime"] or 0)):
-        for group in found.setdefault((frame["kind"], str(frame["keys"]), frame["night"], frame["filter"], frame["state"] == "master"
-                                       and frame["name"]), []):
-            if near(frame["temp"], group["temp"], 2 * SAME_TEMP) and (frame["kind"] != "dark" or same_exptime(frame["exptime"], group["exptime"])):
+    given = [f for f in frames if usable(f) and f["kind"] != "light"]
+    for frame in sorted(given, key=lambda f: (f["temp"] or 0, f["exptime"] or 0)):
+        master = frame["state"] == "master"
+        alike = found.setdefault((frame["kind"], str(frame["keys"]), frame["night"], frame["filter"],
+                                  master and frame["name"]), [])
+        for group in alike:
+            exposed = frame["kind"] != "dark" or same_exptime(frame["exptime"], group["exptime"])
+            if exposed and near(frame["temp"], group["temp"], 2 * SAME_TEMP):
                 group["frames"].append(frame)
                 break
         else:
-            found[(frame["kind"], str(frame["keys"]), frame["night"], frame["filter"], frame["state"] == "master" and frame["name"])].append(
-                {"kind": frame["kind"], "temp": frame["temp"], "exptime": frame["exptime"], "night": frame["night"], "keys": frame["keys"],
-                 "filter": frame["filter"], "master": frame["state"] == "master", "calstat": frame["calstat"], "camera": frame["camera"],
-                 "frames": [frame]})
+            same = "kind temp exptime night keys filter calstat camera".split()
+            alike.append({key: frame[key] for key in same} | {"master": master, "frames": [frame]})
     groups = [g for some in found.values() for g in some]
     for group in groups:
         group["temp"] = median([f["temp"] for f in group["frames"]])
@@ -141,7 +147,8 @@ def compatible(frame, group):
 def cost(frame, group):
     """The soft keys: temperature, date and number of frames, in arbitrary but stated units."""
     degrees = abs((frame["temp"] or 0) - (group["temp"] or 0)) if None not in (frame["temp"], group["temp"]) else 3
-    days = abs((date.fromisoformat(frame["night"]) - date.fromisoformat(group["night"])).days) if frame["night"] and group["night"] else 60
+    known = frame["night"] and group["night"]
+    days = abs((date.fromisoformat(frame["night"]) - date.fromisoformat(group["night"])).days) if known else 60
     count = 9 if group["master"] else len(group["frames"])
     return degrees / 2 + days / 30 + 1 / count
 
@@ -162,7 +169,8 @@ def choose_dark(frame, groups, bias):
 
     def accept(group):
         free = "B" in group["calstat"] if group["master"] else bias is not None
-        return near(frame["temp"], group["temp"], 6) and (rank(group)[0] == 0 or free and frame["exptime"] and group["exptime"])
+        scales = free and frame["exptime"] and group["exptime"]
+        return near(frame["temp"], group["temp"], 6) and (rank(group)[0] == 0 or scales)
     return choose(frame, groups, "dark", rank, accept)
 
 
@@ -180,9 +188,11 @@ def serve(frame, groups, needed):
     for group in chosen:
         needed[group["name"]] = group
     frame["masters"] = " ".join(g["name"] for g in chosen)
-    frame["reason"] = "; ".join([why(frame, bias, "bias") if bias else "no bias found: " + ("the dark holds it" if dark else "none subtracted"),
-                                 why(frame, dark, "dark") if dark else "no dark found: " + ("bias only" if bias else "none subtracted"),
-                                 why(frame, flat, "flat") if flat else f"no flat of {name or 'this filter'} found: not flat-fielded"])
+    missing = {"bias": f"no bias found: {'the dark holds it' if dark else 'none subtracted'}",
+               "dark": f"no dark found: {'bias only' if bias else 'none subtracted'}",
+               "flat": f"no flat of {name or 'this filter'} found: not flat-fielded"}
+    served = {"bias": bias, "dark": dark, "flat": flat}
+    frame["reason"] = "; ".join(why(frame, group, kind) if group else missing[kind] for kind, group in served.items())
 
 
 def serve_group(group, groups, needed):

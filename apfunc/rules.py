@@ -26,7 +26,8 @@ def batches(frames, size=5):
 
 def night_mk(frames, groups, batches):
     """The text of night.mk: ``target: prerequisites`` lines only; every name in it is safe for make."""
-    out, lights, lines, goals = "$(OUT)", [f for f in frames if f["used"] and f["kind"] in ("light", "unreadable")], [], {}
+    lights = [f for f in frames if f["used"] and f["kind"] in ("light", "unreadable")]
+    out, lines, goals = "$(OUT)", [], {}
 
     def rule(goal, target, *prerequisites):
         goals.setdefault(goal, []).append(target)
@@ -37,9 +38,11 @@ def night_mk(frames, groups, batches):
 
     for name, group in sorted(groups.items()):
         inputs = [f"{out}/raw/{f['name']}.fits" for f in group["frames"]]
-        rule("masters", master(name), f"{out}/lists/{name}.txt", *inputs, *[master(group[k]["name"]) for k in ("bias", "dark") if group[k]])
+        rule("masters", master(name), f"{out}/lists/{name}.txt", *inputs,
+             *[master(group[k]["name"]) for k in ("bias", "dark") if group[k]])
     measured = [f for g in groups.values() if g["kind"] in ("bias", "flat") and not g["master"] for f in g["frames"]]
-    rule("masters", f"{out}/masters/readnoise.ecsv", f"{out}/lists/readnoise.txt", *sorted(f"{out}/raw/{f['name']}.fits" for f in measured))
+    rule("masters", f"{out}/masters/readnoise.ecsv", f"{out}/lists/readnoise.txt",
+         *sorted(f"{out}/raw/{f['name']}.fits" for f in measured))
     badpix = {}
     for frame in lights:
         served = [groups[n] for n in frame["masters"].split()]
@@ -58,9 +61,11 @@ def night_mk(frames, groups, batches):
             rule(goal, " ".join(made), f"{out}/done/{command}-{batch}")
             lines.append(f"{out}/done/{command}-{batch}: {out}/lists/{batch}.txt {' '.join(f'{out}/{need}/{n}.fits' for need in needs for n in names)} "
                          + " ".join(shared))
-        stage("calibrate", "calibrate", "calibrated", ["raw"], *map(master, served), *own, f"{out}/masters/readnoise.ecsv")
+        stage("calibrate", "calibrate", "calibrated", ["raw"], *map(master, served), *own,
+              f"{out}/masters/readnoise.ecsv")
         stage("stars", "stars", "stars", ["calibrated"])
-        stage("navigate", "astrometry", "navigated", ["calibrated", "stars"], f"{out}/fields/{target}.fits", endings=(".fits", ".stars.fits"))
+        stage("navigate", "astrometry", "navigated", ["calibrated", "stars"], f"{out}/fields/{target}.fits",
+              endings=(".fits", ".stars.fits"))
         stage("resample", "resample", "resampled", ["navigated"], f"{out}/grids/{target}.fits", *flat)
         lines += [f"{out}/raw/{n}.fits:" for n in names]
         targets.setdefault(target, []).extend(names)
@@ -72,11 +77,14 @@ def night_mk(frames, groups, batches):
     every = sorted(f["name"] for f in lights)
     lines.append(f"{out}/done/quality: {out}/frames.ecsv {' '.join(f'{out}/navigated/{n}.fits {out}/navigated/{n}.stars.fits' for n in every)}")
     for (target, filter), names in sorted(stacks.items()):
-        rule("coadd", f"{out}/coadd/{target}-{filter}.fits", f"{out}/accepted/{target}-{filter}.csv", *[f"{out}/resampled/{n}.fits" for n in sorted(names)])
+        rule("coadd", f"{out}/coadd/{target}-{filter}.fits", f"{out}/accepted/{target}-{filter}.csv",
+             *[f"{out}/resampled/{n}.fits" for n in sorted(names)])
     pictures(stacks, rule, out)
-    products = [t for goal in ("masters", "coadd", "continuum", "composite") for t in goals.get(goal, []) if t.endswith((".fits", ".png", ".ecsv"))]
+    products = [t for goal in ("masters", "coadd", "continuum", "composite") for t in goals.get(goal, [])
+                if t.endswith((".fits", ".png", ".ecsv"))]
     lines.append(f"{out}/report.html: {out}/quality.csv {out}/frames.ecsv {' '.join(products)}")
-    lines += [f"{goal}: {' '.join(goals.get(goal, []))}" for goal in ("masters", "calibrate", "navigate", "resample", "coadd", "continuum", "composite")]
+    for goal in ("masters", "calibrate", "navigate", "resample", "coadd", "continuum", "composite"):
+        lines.append(f"{goal}: {' '.join(goals.get(goal, []))}")
     return "# Made by apfunc plan from the headers: prerequisites only, the recipes are in the Makefile.\n" + "\n".join(lines) + "\n"
 
 
@@ -88,6 +96,8 @@ def pictures(stacks, rule, out):
         for filter, line in sorted(filters.items()):
             continuum = next((f for b in NARROW.get(line, ()) for f in sorted(filters) if filters[f] == b), None)
             if continuum:
-                rule("continuum", f"{out}/continuum/{target}-{filter}.fits", f"{out}/coadd/{target}-{filter}.fits", f"{out}/coadd/{target}-{continuum}.fits")
+                rule("continuum", f"{out}/continuum/{target}-{filter}.fits", f"{out}/coadd/{target}-{filter}.fits",
+                     f"{out}/coadd/{target}-{continuum}.fits")
         for palette, used in palettes_for(sorted(filters)).items():
-            rule("composite", f"{out}/composite/{target}-{safe(palette)}.png", *[f"{out}/coadd/{target}-{f}.fits" for f in used])
+            rule("composite", f"{out}/composite/{target}-{safe(palette)}.png",
+                 *[f"{out}/coadd/{target}-{f}.fits" for f in used])
