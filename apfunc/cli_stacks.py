@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from apfunc.command import IMAGES, command
-from apfunc.driver import complain, failure, image_of, output_of, planes_of, read_table_of, record, rows_of, say, with_image, write_if_changed
+from apfunc.driver import (complain, failure, image_of, output_of, planes_of, read_table_of, record, rows_of, say, with_image,
+                           write_if_changed)
 from apfunc.options import choice, flag, given, number
 from apfunc.paths import about, expand
 
@@ -54,8 +55,9 @@ def readnoise(images, output):
     io.write_table(output_of(output), vstack(tables, metadata_conflicts="silent"))
 
 
-@command("bias", "dark", "flats", click.Option(["--user"], metavar="YAML",
-                                               help="Your own bad_columns, bad_rows, bad_rectangles (1-based, inclusive)."),
+@command("bias", "dark", "flats",
+         click.Option(["--user"], metavar="YAML",
+                      help="Your own bad_columns, bad_rows, bad_rectangles (1-based, inclusive)."),
          "sigma", "gain", number("hot", "E/S", "Least dark current of a hot pixel."),
          number("dead", "X", "Flat below which a pixel is dead."), "output")
 def badpix(bias, dark, flats, user, output, **options):
@@ -83,9 +85,9 @@ def flat_of(path):
 
 
 @command(IMAGES, "like", choice("area", "cover", "common", help="Cover all frames (default), or only what all share."),
-         number("scale", "ARCSEC", "Pixel scale."), choice("orientation", "north", "reference",
-                                                           help="North up (default), or as the middle frame."),
-                                                           "output", "record")
+         number("scale", "ARCSEC", "Pixel scale."),
+         choice("orientation", "north", "reference", help="North up (default), or as the middle frame."),
+         "output", "record")
 def grid(images, like, output, record_failure, **options):
     """The common grid of a target: a north-up TAN over its navigated images, written as an image without pixels."""
     from astropy.io import fits
@@ -184,7 +186,8 @@ def thin_weights(paths, step=16):
          number("strength", "X", "More than 1 shows more of what is faint."),
          number("saturation", "X", "Of the colours."), number("ha", "X", "Share of H-alpha in the red of HaRGB."),
          number("denoise", "X", "Share of the noise that is smoothed away."),
-         number("flatten", "N", "Degree of the surface taken off each sky (default: a plane, more where nothing but sky is seen; 0: none).", int), "catalog",
+         number("flatten", "N", "Degree of the surface taken off each sky (default: a plane, more where nothing but sky "
+                "is seen; 0: none).", int), "catalog",
          click.Option(["-o", "--output"], multiple=True, metavar="OUT",
                       help="A .png, .jpg or .tif (16 bit); may be given several times."), "record")
 def composite(images, output, catalog, flatten, record_failure, **options):
@@ -206,7 +209,7 @@ def composite(images, output, catalog, flatten, record_failure, **options):
         complain(f"{targets[0]}: {error}")
         import numpy as np
         from astropy.io.fits import Header
-        rgb, header = np.zeros((1, 1, 3), "u2"), Header({"REASON": str(error)})  # a black dot: make has its target, the report its reason
+        rgb, header = np.zeros((1, 1, 3), "u2"), Header({"REASON": str(error)})  # make has its target, the report its reason
     for target in targets:
         io.write_text(target, encode(rgb, header, Path(target).suffix.lstrip(".").lower() or "png"))
     if header.get("NOTE"):
