@@ -163,8 +163,8 @@ def continuum(line, cont, colour, as_is, output, record_failure, **options):
         record(output, line, f"continuum: {error}")
 
 
-def thin_weights(paths, step=16):
-    """Every 16th row of the WEIGHT planes of those images that have one."""
+def thin_weights(paths, step=8):
+    """Every 8th row of the WEIGHT planes of those images that have one."""
     import contextlib
     import numpy as np
     from apfunc import io

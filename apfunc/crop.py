@@ -3,7 +3,7 @@
 import numpy as np
 
 
-COVERED = 0.3  # of the usual weight: where fewer frames meet, the noise is seen
+COVERED = 0.5  # of the usual weight: where fewer frames meet, the noise is seen
 SPOTS = 0.02  # share of an edge that may be empty
 
 
@@ -11,7 +11,7 @@ def common(data, crop, coverage=()):
     """Slices of the part to show: the largest rectangle that all images fill, or that holds any of them.
 
     coverage: weight planes of the images, or every n-th row of them; a pixel below COVERED of a plane's median
-    counts as empty.
+    counts as empty (without weight it has no value either, unless it is a small hole).
     """
     good = np.ones(data[0].shape, bool)
     for d in data:
@@ -20,7 +20,7 @@ def common(data, crop, coverage=()):
         raise ValueError("the images have no pixel in common; check that they are of one field and on one grid")
     for weight in coverage if crop else ():
         if (weight > 0).any():
-            seen = weight >= np.float32(COVERED * np.median(weight[weight > 0]))
+            seen = (weight >= np.float32(COVERED * np.median(weight[weight > 0]))) | ~(weight > 0)
             good &= np.repeat(seen, -(-len(good) // len(seen)), axis=0)[:len(good)]
     if not crop or not good.any():
         return slice(None), slice(None)
