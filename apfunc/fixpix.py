@@ -1,8 +1,11 @@
 """Bad pixels: estimate them from their good neighbours, as a star would continue across them."""
 
+import math
+
 import numpy as np
 
 from apfunc.header import BAD, NODATA, SATURATED, history, number
+from apfunc.raw import middle
 
 FWHM = 2.5                  # [pixel] a little sharper than most stars: errs small on either side of it
 WINDOWS = ((2, 16), (3, 16), (5, 24))  # (half width, fewest good neighbours): a wider one where there are too few
@@ -152,9 +155,8 @@ def _noise(data, wrong):
     """Noise of a pixel: robust scatter of the differences of neighbours along about 100 rows."""
     step = max(1, data.shape[0] // 100)
     rows = np.where(wrong[::step], np.float32(np.nan), data[::step])
-    difference = np.abs(np.diff(rows, axis=1))
-    difference = difference[np.isfinite(difference)]
-    return float(np.median(difference)) * 1.0484 if difference.size else 0.0  # 1.4826 / sqrt(2)
+    scatter = middle(np.abs(np.diff(rows, axis=1)))
+    return scatter * 1.0484 if math.isfinite(scatter) else 0.0  # 1.4826 / sqrt(2)
 
 
 def _same_shape(array, data, what):

@@ -10,9 +10,11 @@ sky left in.
 
 import numpy as np
 
+from apfunc.standout import median9
+
 PAD = 4        # a pixel's verdict depends on the data this far away
 BAND = 32      # rows done at a time in the pass over the whole frame
-CHUNK = 1 << 14  # pixels done at a time where windows are gathered
+CHUNK = 1 << 12  # pixels done at a time where windows are gathered
 LEAST, MARGIN = 1.5, 3.0  # lowest contrast that is used; contrast over that of the lower quartile of the stars
 FAINTEST = np.float32(1e-5)  # [electron] lower limit of the local level in the noise model
 
@@ -35,7 +37,7 @@ def detect(data, gain, readnoise, saturate, sigma, sigfrac, contrast, iterations
         look = _around(np.concatenate([look, deep]), 0, usable)
     scratch = np.empty_like(electrons)  # values of the pixels that were worked out, at their places
     hit, good = np.zeros(electrons.shape, bool), usable.copy()
-    level = None
+    found, level = [look[:0]], None
     for _ in range(iterations):
         look = _sharp(electrons, look[usable.ravel()[look]], readnoise, sigma)
         look = look[_significance(electrons, look, readnoise) > sigma]
@@ -50,13 +52,15 @@ def detect(data, gain, readnoise, saturate, sigma, sigfrac, contrast, iterations
         new = new[~hit.ravel()[new]]
         if new.size == 0:
             break
+        found.append(new)
         hit.ravel()[new], good.ravel()[new] = True, False
         level = _level(electrons, usable) if level is None else level
         changed = _around(new, 2, hit)
         electrons.ravel()[changed] = _mean_of_good(electrons, changed, good, level)
         _mirror_edges(electrons)
         look = _around(changed, PAD, usable)
-    return np.flatnonzero(hit[PAD:-PAD, PAD:-PAD]), 5.0 if contrast is None else contrast
+    y, x = np.divmod(np.sort(np.concatenate(found)), electrons.shape[1])
+    return (y - PAD) * data.shape[1] + x - PAD, 5.0 if contrast is None else contrast
 
 
 def star_contrast(fwhm):
@@ -101,7 +105,7 @@ def _sharp(frame, at, readnoise, limit):
 
 def _noise(frame, at, readnoise):
     """N = sqrt(median5 + readnoise^2)."""
-    return np.sqrt(np.maximum(_median(frame, at, 2), FAINTEST) + np.float32(readnoise**2))
+    return np.sqrt(np.maximum(_median5(frame, at), FAINTEST) + np.float32(readnoise**2))
 
 
 def _significance(frame, at, readnoise):
@@ -116,7 +120,7 @@ def _excess(frame, at, readnoise, scratch):
     """S' = S - median5(S): without what extended objects add."""
     near = _around(at, 2, None, frame)
     scratch.ravel()[near] = _significance(frame, near, readnoise)
-    return scratch.ravel()[at] - _median(scratch, at, 2)
+    return scratch.ravel()[at] - _median5(scratch, at)
 
 
 def _structure(frame, at, readnoise, scratch):
@@ -126,7 +130,7 @@ def _structure(frame, at, readnoise, scratch):
     the wing would pass for a hit: there the quartile stands in, less the half N that it lies lower in an even sky.
     """
     near = _around(at, 3, None, frame)
-    scratch.ravel()[near] = _ranked(frame, near, 1, 4)[0]
+    scratch.ravel()[near] = _median3(frame, near)
     smooth = scratch.ravel()[at]
     quartile, median = _ranked(scratch, at, 3, 12, 24)
     noise = _noise(frame, at, readnoise)
@@ -134,8 +138,13 @@ def _structure(frame, at, readnoise, scratch):
                       np.float32(0.01))
 
 
-def _median(frame, at, half):
-    return _ranked(frame, at, half, (2 * half + 1) ** 2 // 2)[0]
+def _median3(frame, at):
+    parts = np.array_split(at, 1 + at.size // CHUNK)
+    return np.concatenate([median9(frame.ravel()[part + _offsets(1, frame)[:, None]])[0] for part in parts])
+
+
+def _median5(frame, at):
+    return _ranked(frame, at, 2, 12)[0]
 
 
 def _ranked(frame, at, half, *ranks):
@@ -206,12 +215,12 @@ def _first_look(frame, readnoise, sigma):
 def _deep(frame, low, readnoise):
     """Those pixels `low` that lie more than 3 N below all their four neighbours, by the N that the least of the 5x5
     makes, and more than 5 N below the median of the 5x5; and these medians."""
-    least, middle = _ranked(frame, low, 2, 0, 12)
+    ranked = _ranked(frame, low, 2, 0, 12)
+    noise_of_least, noise = np.sqrt(np.maximum(ranked, FAINTEST) + np.float32(readnoise**2))
     flat, width = frame.ravel(), frame.shape[1]
     drop = flat[low + np.array([[-1], [1], [-width], [width]])].min(axis=0) - flat[low]
-    deep = ((drop * drop > 9 * (np.maximum(least, FAINTEST) + np.float32(readnoise**2)))
-            & (flat[low] < middle - 5 * _noise(frame, low, readnoise)))
-    return low[deep], middle[deep]
+    deep = (drop > 3 * noise_of_least) & (flat[low] < ranked[1] - 5 * noise)
+    return low[deep], ranked[1, deep]
 
 
 def _padded(data, gain):
@@ -221,8 +230,8 @@ def _padded(data, gain):
     inner = frame[PAD:-PAD, PAD:-PAD]
     np.multiply(data, np.float32(gain), out=inner)
     finite = np.zeros(frame.shape, bool)
-    holes = _inside(np.flatnonzero(~np.isfinite(inner, out=finite[PAD:-PAD, PAD:-PAD])), data.shape[1])
-    if holes.size:
+    if not np.isfinite(inner, out=finite[PAD:-PAD, PAD:-PAD]).all():
+        holes = _inside(np.flatnonzero(~finite[PAD:-PAD, PAD:-PAD]), data.shape[1])
         frame.ravel()[holes] = np.inf
         level = np.float32(_level(frame, finite))
         for part in np.array_split(holes, -(-holes.size // CHUNK)):
@@ -259,7 +268,7 @@ def _spare_saturated_stars(usable, electrons, at):
     at = _inside(at, electrons.shape[1] - 2 * PAD)
     left = np.zeros(usable.shape, bool)
     left.ravel()[at] = True
-    front = at[_median(electrons, at, 1) > electrons.ravel()[at].min() / 10]
+    front = at[_median3(electrons, at) > electrons.ravel()[at].min() / 10]
     spared = []
     while front.size:
         spared.append(front)

@@ -149,10 +149,14 @@ def bands(shape):
 
 
 def middle(values):
-    """Median of an array, NaN left out; as np.nanmedian, which takes thrice as long.  NaN where there is no value."""
-    v = np.sort(values, axis=None)  # NaN goes last
-    n = int(np.count_nonzero(v == v))
-    return (float(v[(n - 1) // 2]) + float(v[n // 2])) / 2 if n else math.nan
+    """Median of an array, NaN left out; NaN where there is no value.  (np.nanmedian takes five times as long, for NumPy
+    is fast at partitions about one place only.)"""
+    v = values[values == values]
+    half = v.size // 2
+    if not v.size:
+        return math.nan
+    v.partition(half)
+    return float(v[half]) if v.size % 2 else (float(v[:half].max()) + float(v[half])) / 2
 
 
 def spread(values):

@@ -63,14 +63,14 @@ def _running_median(data, axis):
     for top in range(0, len(data), STRIP):
         stop = min(top + STRIP, len(data))
         if axis:
-            out[top:stop] = _median9(np.take(data[top:stop], places, axis=1).T).T
+            out[top:stop] = median9(np.take(data[top:stop], places, axis=1).T).T
         else:
-            out[top:stop] = _median9(data[places[top:stop + WINDOW - 1]])
+            out[top:stop] = median9(data[places[top:stop + WINDOW - 1]])
     return out
 
 
-def _median9(lines):
-    """Running median of 9 lines: of the largest minimum, the middle median and the smallest maximum of three triples,
+def median9(lines):
+    """Running median of 9 lines (lines of n pixels; 8 fewer come out): of the largest minimum, the middle median and the smallest maximum of three triples,
     and each triple serves three times."""
     low, middle, high = _sorted3(lines[:-2], lines[1:-1], lines[2:])
     low = np.maximum(np.maximum(low[:-6], low[3:-3]), low[6:])
