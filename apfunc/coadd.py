@@ -53,7 +53,7 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
     facts["share"] = _shares(factors, seeing, facts["fwhm"])
     method = "clip" if reject == "auto" else reject
     data, weight, sums = np.empty(shape, "f4"), np.empty(shape, "f4"), np.zeros((3, count))
-    step = int(max(8, min(64, MEMORY / (count * shape[1] * 10) - 2 * merge.HALO)))
+    step = int(max(8, min(128, MEMORY / (count * shape[1] * 10) - 2 * merge.HALO)))
     for top in range(0, shape[0], step):
         bottom = min(top + step, shape[0])
         data[top:bottom], weight[top:bottom], more = _band(frames, facts, top, bottom, shape, method, sigma)
@@ -70,42 +70,47 @@ def measure(frames, scale="auto", order=1):
 
     scale, its source and reference exposure; photon, excess and slack (see apfunc.merge); fwhm [pixel]; level and noise
     in the stack's units; surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y, mesh_x;
-    saturate: of the stack.
+    saturate: of the stack.  Measured on strips of a large frame, on all of it where these have too few common stars.
     """
     headers = [header for (_, header), _, _ in frames]
-    surveys = [common.survey(*_read(frame, slice(None))[::2]) for frame in frames]
-    stars = common.choose(surveys, common.RADIUS)
-    found = [
-        common.apertures(*_read(frame, slice(None))[::2], stars, s["noise"], common.RADIUS)
-        for frame, s in zip(frames, surveys)
-    ]
-    flux, error, cores = (np.stack(part) for part in zip(*found))
+    for at in common.stripes(frames[0][0][0].shape[0]):
+        try:
+            surveys, flux, error, cores = _stars(frames, at)
+        except ValueError:  # a panel of a mosaic may lie between the strips
+            if len(at) == frames[0][0][0].shape[0]:
+                raise
+        else:
+            if common.shared(flux).min() >= common.SHARED:
+                break
     factor, source, reference = stacked.scale(headers, *common.scales(flux, error), scale)
     noise, level = (np.array([s[key] for s in surveys]) for key in ("noise", "level"))
     gain = stacked.gains(headers)
     gain = np.where(np.isnan(gain), np.maximum(level, noise) / noise**2, gain)
     cores, noise = cores * factor[:, None, None, None].astype("f4"), noise * factor
-    meshes = np.stack([s["sky"] for s in surveys]) * factor[:, None, None]
-    surface, rest = common.skies(meshes, order)
+    meshes, mesh_y, mesh_x = np.stack([s["sky"] for s in surveys]), surveys[0]["y"], surveys[0]["x"]
+    surface, rest = common.skies(meshes * factor[:, None, None], mesh_y, mesh_x, order)
     saturate = [hdr.number(h, "SATURATE") for h in headers]
     saturate = None if None in saturate else float((np.array(saturate) * factor - surface[:, 0, 0]).min())
-    excess = np.array([_excess(frame, n / s) for frame, n, s in zip(frames, noise, factor)])
-    return {
-        "scale": factor,
-        "excess": excess,
-        "source": source,
-        "reference": reference,
-        "photon": factor / gain,
-        "noise": noise,
-        "surface": surface,
-        "level": surface[:, 0, 0],
-        "rest": common.calm(rest, noise),
-        "mesh_y": surveys[0]["y"],
-        "mesh_x": surveys[0]["x"],
-        "slack": merge.slacks(cores, noise),
-        "fwhm": np.array([common.fwhm(c, n) for c, n in zip(cores, noise)]),
-        "saturate": saturate,
-    }
+    return {"scale": factor, "source": source, "reference": reference, "photon": factor / gain, "noise": noise,
+            "excess": np.array([_excess(frame, n / s) for frame, n, s in zip(frames, noise, factor)]),
+            "surface": surface, "level": surface[:, 0, 0], "saturate": saturate,
+            "rest": common.calm(rest, noise), "mesh_y": mesh_y, "mesh_x": mesh_x,
+            "slack": merge.slacks(cores, noise), "fwhm": np.array([common.fwhm(c, n) for c, n in zip(cores, noise)])}
+
+
+def _stars(frames, at):
+    """What the rows `at` of the frames say: surveys, and fluxes, errors and cores of the stars (frames, stars, …)."""
+    surveys = [common.survey(*_sample(frame, at), at) for frame in frames]
+    stars = common.choose(surveys, common.RADIUS)
+    found = [common.apertures(*_sample(frame, at), stars, s["noise"], common.RADIUS) for frame, s in zip(frames, surveys)]
+    return surveys, *(np.stack(part) for part in zip(*found))
+
+
+def _sample(frame, at):
+    """(data, bits) of the rows `at` of a frame, read strip by strip."""
+    ends = [*(np.flatnonzero(np.diff(at) != 1) + 1), len(at)]
+    parts = [_read((frame[0], None, frame[2]), slice(at[a], at[b - 1] + 1)) for a, b in zip([0, *ends], ends)]
+    return tuple(np.concatenate(plane) if len(plane) > 1 else plane[0] for plane in list(zip(*parts))[::2])
 
 
 def _excess(frame, noise):
@@ -137,24 +142,35 @@ def _band(frames, facts, top, bottom, shape, method, sigma):
         a, b = max(left - merge.HALO, 0), min(left + wide + merge.HALO, shape[1])
         inner = slice(left - a, left - a + min(wide, shape[1] - left))
         part = d[:, :, a:b], w[:, :, a:b], bits[:, :, a:b], None if rest is None else rest(a, b)
-        value, total, *more = _tile(*part, facts, method, sigma)
-        data[:, left : left + wide], weight[:, left : left + wide] = value[:, inner], total[:, inner]
+        value, total, more = _tile(*part, facts, method, sigma)
+        data[:, left:left + wide], weight[:, left:left + wide] = value[:, inner], total[:, inner]
         sums += more
     keep = slice(top - first, bottom - first)
     return data[keep], weight[keep], sums
 
 
 def _tile(d, w, bits, rest, facts, method, sigma):
-    """merge.merge of a tile, and what it leaves: pixels without a trusted value, and saturated ones."""
-    flagged = bool(bits.any())
+    """merge.merge of a tile, and what it leaves: pixels without a trusted value, and saturated ones.
+
+    Also (3, frames): sums of weight, of trusted pixels and of outliers.
+    """
+    flags = np.bitwise_or.reduce(bits, axis=0)
+    kinds = int(np.bitwise_or.reduce(flags, axis=None))
     good = w > 0
-    if flagged:
+    if kinds & HARM:
         good &= (bits & HARM) == 0
-    whole = good.all()
+    inner = np.array([np.count_nonzero(g) for g in good])
+    use, whole = np.flatnonzero(inner), inner.min() == good[0].size
     values, trusted = (d, w) if whole else (np.where(good, d, np.float32(0)), np.where(good, w, np.float32(0)))
-    value, total, out = merge.merge(
-        values, trusted, good, rest, facts["photon"], facts["excess"], facts["slack"], sigma, method, facts["share"]
-    )
+    sums, share = np.zeros((3, len(d))), facts["share"]
+    if len(use):
+        part = slice(None) if len(use) == len(d) else use  # of a mosaic only the panels that are here
+        value, total, sums[2, use] = merge.merge(
+            values[part], trusted[part], good[part], None if rest is None else rest[part],
+            *(facts[key][part] for key in ("photon", "excess", "slack")), sigma, method,
+            None if share is None else share[part])
+    else:
+        value, total = np.full(flags.shape, np.nan, "f4"), np.zeros(flags.shape, "f4")
     bare = np.flatnonzero(~good.any(0)) if not whole else ()
     if len(bare):
         some, usable = d.reshape(len(d), -1)[:, bare], bits.reshape(len(d), -1)[:, bare]
@@ -163,13 +179,12 @@ def _tile(d, w, bits, rest, facts, method, sigma):
         mean, known = merge.mean(np.where(seen, some, 0), mended)
         last, _ = merge.mean(np.where(seen, some, 0), seen.astype("f4"))
         value.ravel()[bare], total.ravel()[bare] = np.where(known > 0, mean, last), known
-    full = np.flatnonzero(((bits & hdr.SATURATED) != 0).any(0)) if flagged else ()
+    full = np.flatnonzero(flags & hdr.SATURATED) if kinds & hdr.SATURATED else ()
     if len(full):
         value.ravel()[full], total.ravel()[full] = _saturated(
-            *(p.reshape(len(d), -1)[:, full] for p in (values, trusted, bits)), facts
-        )
-    inner = good.sum((1, 2))
-    return value, total, trusted.sum((1, 2), dtype="f8"), inner, out.sum((1, 2))
+            *(p.reshape(len(d), -1)[:, full] for p in (values, trusted, bits)), facts)
+    sums[0], sums[1] = trusted.sum((1, 2)), inner
+    return value, total, sums
 
 
 def _saturated(d, w, bits, facts):
@@ -185,11 +200,16 @@ def _saturated(d, w, bits, facts):
 
 def _fwhm(data, facts):
     """FWHM [pixel] of the stack's own stars, NaN when there are none."""
-    bits = (
-        None if facts["saturate"] is None else np.where(data >= facts["saturate"], np.uint8(hdr.SATURATED), np.uint8(0))
-    )
-    found = common.survey(data, bits)
-    *_, cores = common.apertures(data, bits, common.choose([found], common.RADIUS), found["noise"], common.RADIUS)
+    for at in common.stripes(len(data)):
+        part = data[at]
+        bits = None if facts["saturate"] is None else np.uint8(hdr.SATURATED) * (part >= facts["saturate"])
+        try:
+            found = common.survey(part, bits, at)
+        except ValueError:
+            continue
+        *_, cores = common.apertures(part, bits, common.choose([found], common.RADIUS), found["noise"], common.RADIUS)
+        if len(cores) >= common.SHARED:
+            break
     return common.fwhm(cores, found["noise"])
 
 
@@ -207,13 +227,13 @@ def _read(frame, rows):
     """(data, weight, bits) of some rows: float32, float32 or None, uint8 (with NODATA and SATURATED of the data)."""
     (source, header), weight, mask = frame
     data = np.asarray(source[rows], "f4")
-    bits = np.zeros(data.shape, "u1") if mask is None else np.array(mask[rows], "u1")
-    missing = ~np.isfinite(data)
-    if missing.any():
-        bits[missing] |= hdr.NODATA
+    bits = np.zeros(data.shape, "u1") if mask is None else np.asarray(mask[rows], "u1")
+    known = np.isfinite(data)
+    if not known.all():
+        bits = bits | np.uint8(hdr.NODATA) * ~known
     saturate = hdr.number(header, "SATURATE")
     if mask is None and saturate is not None:
-        bits[data >= saturate] |= hdr.SATURATED
+        bits |= np.uint8(hdr.SATURATED) * (data >= saturate)
     return data, None if weight is None else np.asarray(weight[rows], "f4"), bits
 
 

@@ -14,14 +14,26 @@ from apfunc import background
 
 BOX, BOXES = 32, 24  # [pixel] boxes in which the sky is measured, and how many of them an axis has at most
 CANDIDATES, STARS = 1000, 150  # brightest peaks of a frame that are looked at, stars that are measured
-RADIUS = 8  # [pixel] smallest aperture
+RADIUS, HALF = 8, 13  # [pixel] of the aperture of a star, and of the square in which star and sky are measured
 CORE = 7  # [pixel] half width of the cut-outs in which frames of different seeing are compared
+STRIPES, STRIPE = 8, 96  # strips of rows, and their height [pixel], that are looked at first: a quarter of a large frame
+SHARED = 25  # stars of a frame that others have too: with fewer the whole of the frames is looked at
 
 
-def survey(data, bits):
+def stripes(rows):
+    """The rows of a frame that are looked at first, and all: a list of index arrays, each of whole boxes of the mesh."""
+    whole = np.arange(rows)
+    if rows < 2 * STRIPES * STRIPE:
+        return [whole]
+    tops = np.round(np.linspace(0, rows - STRIPE, STRIPES)).astype(int)
+    return [(tops[:, None] + np.arange(STRIPE)).ravel(), whole]
+
+
+def survey(data, bits, at=None):
     """Sky mesh and bright peaks of a frame: a dict of y, x, sky, rms (mesh), level, noise [adu], peaks (y, x, height).
 
-    data: float32, NaN where there is none; bits: uint8 mask or None.  Raises ValueError when nothing is there.
+    data: float32, NaN where there is none; bits: uint8 mask or None; at: the rows of the frame that data holds, None:
+    all.  Positions of peaks are those in data, of the mesh those in the frame.  Raises ValueError when nothing is there.
     """
     bad = ~np.isfinite(data) if bits is None else ~np.isfinite(data) | (bits != 0)
     if bad.all():
@@ -30,27 +42,32 @@ def survey(data, bits):
     if not np.isfinite(sky).any():
         raise ValueError("no pixel with a value; leave the frame out")
     level, noise = float(np.nanmedian(sky)), max(float(np.nanmedian(rms)), 1e-6)
-    return {
-        "y": y,
-        "x": x,
-        "sky": sky,
-        "rms": rms,
-        "level": level,
-        "noise": noise,
-        "peaks": peaks(data, bad, level, noise),
-    }
+    y = y if at is None else np.interp(y, np.arange(len(at)), at)
+    return {"y": y, "x": x, "sky": sky, "rms": rms, "level": level, "noise": noise,
+            "peaks": peaks(data, bad, level, noise, at)}
 
 
-def peaks(data, bad, level, noise):
-    """The brightest local maxima more than 10 noise above the level, not flagged: array (n, 3) of y, x, height."""
+def peaks(data, bad, level, noise, at=None):
+    """The brightest local maxima more than 10 noise above the level, not flagged: array (n, 3) of y, x, height.
+
+    With the rows `at` none whose aperture would reach over a strip's edge.
+    """
     inner = data[1:-1, 1:-1]
     with np.errstate(invalid="ignore"):
-        at = np.flatnonzero((inner > level + 10 * noise) & ~bad[1:-1, 1:-1])
-    if len(at) > 300000:
-        at = at[np.argpartition(inner.ravel()[at], -300000)[-300000:]]
+        bright = inner > np.float32(level + 10 * noise)
+    if at is not None:
+        edges = np.flatnonzero(np.diff(at) != 1)
+        for edge in edges:
+            bright[max(edge - HALF, 0):edge + HALF] = False
+    at = np.flatnonzero(bright)
     y, x = np.divmod(at, max(inner.shape[1], 1))
     y, x = y + 1, x + 1
+    use = ~bad[y, x]
+    y, x = y[use], x[use]
     height = data[y, x]
+    if len(height) > 300000:
+        use = np.argpartition(height, -300000)[-300000:]
+        y, x, height = y[use], x[use], height[use]
     top = np.ones(len(y), bool)
     for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
         near = data[y + dy, x + dx]
@@ -64,11 +81,8 @@ def choose(surveys, radius):
     chosen = np.empty((0, 2))
     for survey in sorted(surveys, key=lambda s: -len(s["peaks"])):
         found = survey["peaks"]
-        rival = (
-            (apart(found, found) < (1.5 * radius) ** 2)
-            & (found[:, 2] > 0.03 * found[:, None, 2])
-            & ~np.eye(len(found), dtype=bool)
-        )
+        rival = apart(found, found) < (1.5 * radius) ** 2
+        rival &= (found[:, 2] > 0.03 * found[:, None, 2]) & ~np.eye(len(found), dtype=bool)
         alone = found[~rival.any(1), :2][:STARS]
         if len(chosen) and len(found):
             if (apart(found, chosen) < 2**2).any(0).sum() >= 5:
@@ -88,7 +102,7 @@ def apertures(data, bits, stars, noise, radius):
 
     The sky of a star is the median of the ring round its aperture.
     """
-    half = radius + 5
+    half = HALF
     if not len(stars):
         return np.empty(0), np.empty(0), np.empty((0, 2 * CORE + 1, 2 * CORE + 1), "f4")
     dy, dx = np.mgrid[-half : half + 1, -half : half + 1]
@@ -128,39 +142,49 @@ def scales(flux, error):
         shift = shift + np.nan_to_num(step)
         if np.nanmax(np.abs(step), initial=0) < 1e-6:
             break
-    shared = (
-        (np.isfinite(log) & (np.isfinite(log).sum(0) > 1)[None]).sum(1) if len(flux) > 1 else np.isfinite(log).sum(1)
-    )
-    known = (total > 0) & (shared > 0)
+    known = (total > 0) & (shared(flux) > 0)
     shift -= shift[known][0] if known.any() else 0
     return np.where(known, np.exp(shift), np.nan), np.where(known, 1 / np.sqrt(np.maximum(total, 1e-30)), np.nan)
 
 
-def skies(meshes, order=1):
+def shared(flux):
+    """How many of a frame's stars are measured in another too (in itself, of one frame): (frames,)."""
+    found = np.isfinite(flux)
+    return (found & (found.sum(0) > min(len(flux) - 1, 1))).sum(1)
+
+
+def skies(meshes, mesh_y, mesh_x, order=1):
     """Sky surfaces of scaled meshes (frames, ny, nx): coefficients (frames, order + 1, order + 1), and rest meshes.
 
-    coefficients[k, i, j] goes with Y^i X^j, i + j <= order, Y and X from -1 to 1 over the mesh; with `order` None they
-    are zero.  `rest` is what a mesh has beyond its surface and the mean mesh.  NaN boxes say nothing.
+    coefficients[k, i, j] goes with Y^i X^j, i + j <= order, Y and X from -1 to 1 over the mesh (see `unit`); with
+    `order` None they are zero.  `rest` is what a mesh has beyond its surface and the mean mesh.  NaN boxes say nothing.
     """
     if order is None:
         return np.zeros((len(meshes), 1, 1)), meshes - nanmedian(meshes.transpose(1, 2, 0))
-    ny, nx = meshes.shape[1:]
-    v, u = np.linspace(-1, 1, ny) if ny > 1 else np.zeros(1), np.linspace(-1, 1, nx) if nx > 1 else np.zeros(1)
-    powers = [(i, j) for i in range(order + 1) for j in range(order + 1 - i) if (i < max(ny, 2) and j < max(nx, 2))]
+    v, u = unit(mesh_y, mesh_y), unit(mesh_x, mesh_x)
+    powers = [(i, j) for i in range(order + 1) for j in range(order + 1 - i)
+              if i < max(len(v), 2) and j < max(len(u), 2)]
     design = np.stack([np.outer(v**i, u**j).ravel() for i, j in powers], 1)
     flat = meshes.reshape(len(meshes), -1).astype(float)
     terms = np.zeros((len(meshes), len(powers)))
     terms[:, 0] = nanmedian(flat)
     for _ in range(8):
-        mean = nanmedian((flat - terms @ design.T).T)
+        before, mean = terms.copy(), nanmedian((flat - terms @ design.T).T)
         mean -= nanmedian(mean[None])[0]
         for k, values in enumerate(flat):
             terms[k] = robust(design, values - mean, terms[k])
+        if np.abs(terms - before).max() < 1e-4 * (1e-9 + nanmedian(np.abs(flat - terms @ design.T - mean).ravel())):
+            break
     rest = flat - terms @ design.T - mean
     coefficients = np.zeros((len(meshes), order + 1, order + 1))
     for (i, j), column in zip(powers, terms.T):
         coefficients[:, i, j] = column
     return coefficients, rest.reshape(meshes.shape)
+
+
+def unit(at, ends):
+    """Positions as -1 to 1 between the first and the last of `ends`; 0 where there is only one."""
+    return (2 * (np.asarray(at) - ends[0]) / (ends[-1] - ends[0]) - 1) if len(ends) > 1 else 0.0 * np.asarray(at)
 
 
 def calm(rest, noise):
@@ -171,15 +195,9 @@ def calm(rest, noise):
 
 def evaluate(coefficients, mesh_y, mesh_x, first, last, columns):
     """A surface of `skies` on the rows first … last - 1 of an image of so many columns: float32 (rows, columns)."""
-    v, u = (
-        2 * (at - ends[0]) / max(ends[-1] - ends[0], 1) - (1 if len(ends) > 1 else 0)
-        for at, ends in ((np.arange(first, last), mesh_y), (np.arange(columns), mesh_x))
-    )
-    down = (np.vander(v, len(coefficients), increasing=True) @ coefficients).astype("f4")
-    out = np.repeat(down[:, :1], columns, axis=1)
-    for j in range(1, len(coefficients)):
-        out += np.multiply.outer(down[:, j], (u**j).astype("f4"))
-    return out
+    v, u = (np.vander(unit(at, ends), len(coefficients), increasing=True)
+            for at, ends in ((np.arange(first, last), mesh_y), (np.arange(columns), mesh_x)))
+    return (v @ coefficients).astype("f4") @ u.T.astype("f4")
 
 
 def between(meshes, mesh_y, mesh_x, first, last, columns):

@@ -3,10 +3,11 @@
 A value d_k is an outlier when, with m the median of the frames,
 
     |d_k - m| > sigma * noise_k + slack_k * steepness(m)         or, for the means over 3 x 3 pixels,
-    |<d_k - m>| > sigma * COHERENT * <noise_k> + slack_k * <steepness>        (its neighbours with it)
+    |<d_k - m>| > sigma * COHERENT * noise_k + slack_k * <steepness>        (its neighbours with it)
 
-noise_k^2 = excess_k / w_k + photon_k * m.  Steepness is the range of m in 3 x 3 pixels; `slack` is measured from the
-frames' own stars (see `slacks`), so that neither seeing nor a shift of a tenth of a pixel makes an outlier of a star.
+noise_k^2 = excess_k / w_k + photon_k * m.  Steepness is the range of m in 3 x 3 pixels, less what noise alone makes;
+`slack` is measured from the frames' own stars (see `slacks`), so that neither seeing nor a shift of a tenth of a pixel
+makes an outlier of a star.  Only what exceeds the least noise of a tile is looked at in such detail.
 """
 
 import functools
@@ -16,75 +17,141 @@ import numpy as np
 COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a pixel
 HALO = 3  # pixels round a tile that it needs
 ENOUGH, FEW = 25, 5  # of more frames the median is that of so many, evenly chosen, unless fewer than FEW have a value
+LOW = 4  # of two or four values the lower middle one stands for the median: of two the larger is the suspect
 
 
 def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", share=None):
-    """Weighted mean and weight of a tile: float32 arrays (rows, columns), and the outliers (frames, rows, columns).
+    """Weighted mean and weight of a tile: float32 arrays (rows, columns), and the number of outliers (frames,).
 
     d       (frames, rows, columns) float32, finite; w: inverse variances, 0 where not good; good: boolean.
     rest    like d, or None: known difference of each frame's sky, left out of account in the comparison with others.
     photon  (frames,) variance per unit of signal; excess, slack (frames,): see above; share: further weights.
     """
+    lost = np.zeros(len(d), int)
     if method == "none" or len(d) == 1:
-        return (*mean(d, w, share), np.zeros(d.shape, bool))
+        return *mean(d, w, share), lost
     compared = d if rest is None else d - rest
-    middle = centre(compared, good)
-    if method == "median":
-        ranked, count = rank(d, good)
-        return np.where(count > 0, median(ranked, count), np.float32(np.nan)), w.sum(0), np.zeros(d.shape, bool)
     if method == "minmax":
         ranked, count = rank(compared, good)
-        largest = np.take_along_axis(np.stack(ranked), np.maximum(count - 1, 0)[None], 0)[0]
+        largest = np.take_along_axis(np.stack(ranked), np.maximum(count - 1, 0)[None].astype(np.intp), 0)[0]
         out = good & (count > 2) & ((compared <= ranked[0]) | (compared >= largest))
-        return (*mean(d, np.where(out, np.float32(0), w), share), out)
-    out, d = np.zeros(d.shape, bool), d.copy() if method == "winsor" else d
+        return *mean(d, np.where(out, np.float32(0), w), share), out.sum((1, 2))
+    middle = centre(compared, good)
+    if method == "median":
+        some = good.any(0)
+        middle = middle if rest is None else centre(d, good)
+        return np.where(some, middle, np.float32(np.nan)), w.sum(0), lost
+    off = np.zeros((len(d), middle.shape[0] + 2, middle.shape[1] + 2), "f4")  # with a rim of zeros
+    inner = off[:, 1:-1, 1:-1]
+    np.subtract(compared, middle, out=inner)
+    if not good.all():
+        inner *= good
     signal = np.maximum(middle, 0)
-    with np.errstate(divide="ignore"):
-        noise = [np.sqrt(np.float32(excess[k]) / w[k] + np.float32(photon[k]) * signal) for k in range(len(d))]
-    calm = np.minimum.reduce(noise)
-    steep = extent(middle) - np.where(np.isfinite(calm), calm, 0) * np.float32(4 / np.sqrt(len(d)))
-    steep = np.maximum(steep, 0, out=steep)
-    around_steep = box(steep)
-    for k in range(len(d)):
-        off = compared[k] - middle
-        off *= good[k]
-        limit = np.float32(sigma) * noise[k] + np.float32(slack[k]) * steep
-        if method == "winsor":
-            d[k] += np.clip(off, -limit, limit) - off
-            continue
-        coherent = np.abs(box(off)) > np.float32(9 * sigma * COHERENT) * noise[k] + np.float32(slack[k]) * around_steep
-        out[k] = ((np.abs(off) > limit) | grown(coherent)) & good[k]
-    w = np.where(out, np.float32(0), w) if out.any() else w
+    steep = steepness(middle, signal, w, photon, excess)
+    if method == "winsor":
+        with np.errstate(divide="ignore"):
+            noise = np.sqrt(column(excess) / w + column(photon) * signal)
+        limit = np.float32(sigma) * noise + column(slack) * steep
+        return *mean(d + (np.clip(inner, -limit, limit) - inner), w, share), lost
+    out = [outliers(*part, signal, steep, sigma) for part in zip(off, w, good, photon, excess, slack)]
     value, weight = mean(d, w, share)
-    none = (weight == 0) & good.any(0)
-    if none.any():
-        value[none] = middle[none]
-    return value, weight, out
+    few = np.unique(np.concatenate(out))
+    if len(few):
+        some, trusted = d.reshape(len(d), -1)[:, few], w.reshape(len(d), -1)[:, few]
+        for k, at in enumerate(out):
+            trusted[k, np.searchsorted(few, at)], lost[k] = 0, len(at)
+        part, total = mean(some, trusted, share)
+        none = (total == 0) & good.reshape(len(d), -1)[:, few].any(0)
+        value.ravel()[few], weight.ravel()[few] = np.where(none, middle.ravel()[few], part), total
+    return value, weight, lost
+
+
+def outliers(off, w, good, photon, excess, slack, signal, steep, sigma):
+    """Indices in a flat tile of a frame's outliers; `off`, d_k - m, has a rim of zeros, 0 where not good."""
+    inner = off[1:-1, 1:-1]
+    least = np.float32(sigma) * np.sqrt(np.float32(excess) / max(w.max(), np.float32(1e-30)))
+    sums = off[:-2] + off[1:-1]
+    sums += off[2:]
+    box = sums[:, :-2] + sums[:, 1:-1]
+    box += sums[:, 2:]
+    found = []
+    for values, factor, around in ((inner, 1, False), (box, 9 * COHERENT, True)):
+        value = np.abs(values)
+        at = np.flatnonzero(value > np.float32(factor) * least)
+        with np.errstate(divide="ignore"):
+            noise = np.sqrt(np.float32(excess) / w.ravel()[at] + np.float32(photon) * signal.ravel()[at])
+        slope = nine(steep, at).sum(0) if around else steep.ravel()[at]
+        found.append(at[value.ravel()[at] > np.float32(factor * sigma) * noise + np.float32(slack) * slope])
+    rows, columns = steep.shape
+    y, x = np.divmod(found[1], columns)
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            inside = (y + dy >= 0) & (y + dy < rows) & (x + dx >= 0) & (x + dx < columns)
+            found.append((found[1] + dy * columns + dx)[inside])
+    found = np.unique(np.concatenate(found))
+    return found[good.ravel()[found]]
+
+
+def steepness(middle, signal, w, photon, excess):
+    """Range of the median in 3 x 3 pixels, less that of its noise (four times it, from the best frame's)."""
+    best = functools.reduce(np.maximum, (plane * np.float32(1 / e) for plane, e in zip(w, excess)))
+    calm = np.sqrt(1 / np.maximum(best, np.float32(1e-30)) + np.float32(np.min(photon)) * signal)
+    calm *= best > 0
+    steep = extent(middle)
+    steep -= calm * np.float32(4 / np.sqrt(len(w)))
+    return np.maximum(steep, 0, out=steep)
+
+
+def column(values):
+    """Numbers (frames,) as float32 (frames, 1, 1)."""
+    return np.asarray(values, "f4")[:, None, None]
+
+
+def nine(values, at):
+    """Values of the 3 x 3 pixels round those at the flat indices `at`: (9, len(at)); 0 outside."""
+    wide = np.pad(values, 1)
+    y, x = np.divmod(at, values.shape[1])
+    start = y * wide.shape[1] + x
+    return np.stack([wide.ravel()[start + dy * wide.shape[1] + dx] for dy in (0, 1, 2) for dx in (0, 1, 2)])
 
 
 def centre(values, good):
-    """What the frames are compared with, finite: the median of those good; of two or four the lower middle value."""
+    """What the frames are compared with, finite: the median of those good, 0 of none (and see LOW)."""
     n = len(values)
-    some = np.arange(n) if n <= ENOUGH else np.round(np.linspace(0, n - 1, ENOUGH)).astype(int)
-    ranked, count = rank(values[some], good[some])
-    middle = median(ranked, count, low=n <= 4)
-    few = np.flatnonzero(count < FEW) if n > ENOUGH else ()
+    if n > ENOUGH:
+        some = np.round(np.linspace(0, n - 1, ENOUGH)).astype(int)
+        middle = centre(values[some], good[some])
+        few = np.flatnonzero(good[some].sum(0, dtype="u1") < FEW)
+        if len(few):
+            middle.ravel()[few] = median(*rank(*(part.reshape(n, -1)[:, few] for part in (values, good))))
+        return middle
+    few = np.flatnonzero(~np.logical_and.reduce(good, axis=0))
+    if len(few) > 0.3 * good[0].size:
+        return median(*rank(values, good))
+    lanes = list(values)
+    for i, j, low, high in halved(n):
+        one, two = lanes[i], lanes[j]
+        lanes[i], lanes[j] = np.minimum(one, two) if low else one, np.maximum(one, two) if high else two
+    middle = lanes[(n - 1) // 2].copy()
+    if n > LOW and n % 2 == 0:
+        middle += lanes[n // 2]
+        middle *= np.float32(0.5)
     if len(few):
-        ranked, count = rank(*(part.reshape(n, -1)[:, few] for part in (values, good)))
-        middle.ravel()[few] = median(ranked, count)
+        middle.ravel()[few] = median(*rank(*(part.reshape(n, -1)[:, few] for part in (values, good))))
     return middle
 
 
 def mean(d, w, share=None):
     """Mean over the first axis with the weights share * w, and its inverse variance; NaN and 0 where there is none."""
-    total, value, square = 0, 0, 0
-    for k in range(len(d)):
-        part = w[k] if share is None else w[k] * np.float32(share[k])
-        total, value = total + part, value + d[k] * part
-        square = square if share is None else square + part * np.float32(share[k])
+    if share is not None:
+        plain, w = w, w * np.asarray(share, "f4").reshape(-1, *[1] * (w.ndim - 1))
+    total, value = w.sum(0), np.einsum("k...,k...->...", d, w)
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = value / total
-        return value, total if share is None else np.where(total > 0, total * total / square, 0).astype("f4")
+        value /= total
+        if share is None:
+            return value, total
+        square = np.einsum("k...,k...->...", w, w / np.where(plain > 0, plain, 1))
+        return value, np.where(total > 0, total * total / square, 0).astype("f4")
 
 
 def rank(values, good):
@@ -92,7 +159,7 @@ def rank(values, good):
     lanes = [np.where(g, v, np.float32(np.inf)) for v, g in zip(values, good)]
     for i, j in network(len(lanes)):
         lanes[i], lanes[j] = np.minimum(lanes[i], lanes[j]), np.maximum(lanes[i], lanes[j])
-    return lanes, good.sum(0)
+    return lanes, good.sum(0, dtype="u1" if len(good) < 256 else "u4")
 
 
 @functools.cache
@@ -103,27 +170,30 @@ def network(n):
         k = p
         while k >= 1:
             for j in range(k % p, n - k, 2 * k):
-                pairs += [
-                    (i + j, i + j + k) for i in range(min(k, n - j - k)) if (i + j) // (2 * p) == (i + j + k) // (2 * p)
-                ]
+                pairs += [(i + j, i + j + k) for i in range(min(k, n - j - k))
+                          if (i + j) // (2 * p) == (i + j + k) // (2 * p)]
             k //= 2
         p *= 2
     return pairs
 
 
-def median(ranked, count, low=False):
-    """Median of `count` sorted values, 0 of none; of an even number the mean of the middle two, or the `low` one."""
-    n = len(ranked)
-    middle = ranked[(n - 1) // 2] if low or n % 2 else (ranked[(n - 1) // 2] + ranked[n // 2]) / 2
-    few = np.flatnonzero(count < n)
-    if len(few):
-        c = count.ravel()[few]
-        some = np.stack([lane.ravel()[few] for lane in ranked])
-        one, two = np.maximum(c - 1, 0) // 2, c // 2
-        one, two = (np.take_along_axis(some, i[None], 0)[0] for i in (one, one if low else np.minimum(two, n - 1)))
-        middle = middle.copy()
-        middle.ravel()[few] = np.where(c > 0, (one + two) / 2, 0)
-    return middle
+@functools.cache
+def halved(n):
+    """What of `network` the middle lanes need: (i, j, whether the smaller is needed, whether the larger is)."""
+    needed, steps = {(n - 1) // 2, n // 2 if n > LOW else (n - 1) // 2}, []
+    for i, j in reversed(network(n)):
+        if i in needed or j in needed:
+            steps.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return steps[::-1]
+
+
+def median(ranked, count):
+    """Median of `count` sorted values (see LOW), 0 of none."""
+    ranked, c = np.stack(ranked), count.astype(np.intp)
+    lower = np.maximum(c - 1, 0) // 2
+    one, two = (np.take_along_axis(ranked, i[None], 0)[0] for i in (lower, np.where(c > LOW, c // 2, lower)))
+    return np.where(c > 0, (one + two) / 2, np.float32(0))
 
 
 def extent(values):
@@ -132,16 +202,6 @@ def extent(values):
     for axis in (0, 1):
         high, low = around(high, np.maximum, axis), around(low, np.minimum, axis)
     return high - low
-
-
-def box(values):
-    """Sum over the 3 x 3 pixels round each."""
-    return around(around(values, np.add, 0), np.add, 1)
-
-
-def grown(flags):
-    """True where any of the 3 x 3 pixels round is."""
-    return around(around(flags, np.logical_or, 0), np.logical_or, 1) if flags.any() else flags
 
 
 def around(values, operation, axis):
@@ -165,7 +225,7 @@ def slacks(cores, noise, least=0.3, most=6.0):
         return out
     good = np.isfinite(cores)
     ranked, count = rank(cores, good)
-    middle = median(ranked, count, low=frames <= 4)
+    middle = median(ranked, count)
     steep = np.stack([extent(m) for m in middle])
     sharp = (steep > 20 * np.median(noise)) & (count >= min(3, frames))
     for k in range(frames):
