@@ -13,7 +13,7 @@ from apfunc import common, merge, stacked
 from apfunc import header as hdr
 
 MEMORY = 240e6  # [byte] of the frames' rows that are held at once
-TILE = 150000  # values of all frames in a tile: few enough for the processor's cache
+TILE = 300000  # values of all frames in a tile: few enough for the processor's cache
 HARM = hdr.BAD | hdr.COSMIC | hdr.TRAIL | hdr.NODATA
 METHODS = ("auto", "clip", "winsor", "minmax", "median", "none")
 
@@ -54,9 +54,10 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
     method = "clip" if reject == "auto" else reject
     data, weight, sums = np.empty(shape, "f4"), np.empty(shape, "f4"), np.zeros((3, count))
     step = int(max(8, min(128, MEMORY / (count * shape[1] * 10) - 2 * merge.HALO)))
+    space = [np.empty((count, step + 2 * merge.HALO, shape[1]), kind) for kind in ("f4", "f4", "u1")]
     for top in range(0, shape[0], step):
         bottom = min(top + step, shape[0])
-        data[top:bottom], weight[top:bottom], more = _band(frames, facts, top, bottom, shape, method, sigma)
+        data[top:bottom], weight[top:bottom], more = _band(frames, facts, top, bottom, space, method, sigma)
         sums += more
     facts["fwhm"] = _fwhm(data, facts)
     facts["weight"], facts["rejected"] = sums[0] / np.maximum(sums[1], 1), sums[2] / np.maximum(sums[1], 1)
@@ -124,17 +125,17 @@ def _excess(frame, noise):
     return max(1.0, noise**2 * float(np.median(some[some > 0]))) if (some > 0).any() else 1.0
 
 
-def _band(frames, facts, top, bottom, shape, method, sigma):
-    """Rows top … bottom of the stack: data, weight, and (3, frames): sums of weight, pixels and outliers."""
+def _band(frames, facts, top, bottom, space, method, sigma):
+    """Rows top … bottom of the stack: data, weight, and (3, frames): sums of weight, pixels and outliers.
+
+    `space` is what the frames' rows go into: three arrays (frames, rows and twice the HALO, columns).
+    """
+    shape = frames[0][0][0].shape
     first, last = max(top - merge.HALO, 0), min(bottom + merge.HALO, shape[0])
     count, mesh = len(frames), (facts["mesh_y"], facts["mesh_x"], first, last, shape[1])
-    d, w = np.empty((2, count, last - first, shape[1]), "f4")
-    bits = np.empty(d.shape, "u1")
+    d, w, bits = (plane[:, :last - first] for plane in space)
     for k, frame in enumerate(frames):
-        values, plane, bits[k] = _read(frame, slice(first, last))
-        np.multiply(values, np.float32(facts["scale"][k]), out=d[k])
-        d[k] -= common.evaluate(facts["surface"][k], *mesh)
-        w[k] = 1 / facts["noise"][k] ** 2 if plane is None else plane * np.float32(1 / facts["scale"][k] ** 2)
+        _scaled(frame, slice(first, last), facts, k, mesh, d[k], w[k], bits[k])
     rest = None if facts["rest"] is None else common.between(facts["rest"], *mesh)  # a function of columns
     data, weight, sums = np.empty(d.shape[1:], "f4"), np.empty(d.shape[1:], "f4"), np.zeros((3, count))
     wide = max(64, TILE // (count * (last - first)))
@@ -149,42 +150,62 @@ def _band(frames, facts, top, bottom, shape, method, sigma):
     return data[keep], weight[keep], sums
 
 
+def _scaled(frame, rows, facts, k, mesh, d, w, bits):
+    """Rows of frame k in the stack's units and its mask, into d, w and bits.
+
+    Pixels that are not trusted get the weight they have with its sign changed, those without a value 0 and weight 0.
+    """
+    values, plane, bits[:] = _read(frame, rows)
+    np.multiply(values, np.float32(facts["scale"][k]), out=d)
+    d -= common.evaluate(facts["surface"][k], *mesh)
+    if plane is None:
+        w[:] = 1 / facts["noise"][k] ** 2
+    else:
+        np.multiply(plane, np.float32(1 / facts["scale"][k] ** 2), out=w)
+    kinds = int(np.bitwise_or.reduce(bits, axis=None))
+    if kinds & hdr.NODATA:
+        none = (bits & np.uint8(hdr.NODATA)) != 0
+        np.copyto(d, 0, where=none)
+        np.copyto(w, 0, where=none)
+    if kinds & HARM & ~hdr.NODATA:
+        y, x = np.divmod(np.flatnonzero((bits & np.uint8(HARM & ~hdr.NODATA)) != 0), d.shape[1])
+        w[y, x] *= -1
+
+
 def _tile(d, w, bits, rest, facts, method, sigma):
-    """merge.merge of a tile, and what it leaves: pixels without a trusted value, and saturated ones.
+    """merge.merge of a tile (see `_scaled`), and what it leaves: pixels without a trusted value, and saturated ones.
 
     Also (3, frames): sums of weight, of trusted pixels and of outliers.
     """
-    flags = np.bitwise_or.reduce(bits, axis=0)
-    kinds = int(np.bitwise_or.reduce(flags, axis=None))
-    good = w > 0
-    if kinds & HARM:
-        good &= (bits & HARM) == 0
-    inner = np.array([np.count_nonzero(g) for g in good])
-    use, whole = np.flatnonzero(inner), inner.min() == good[0].size
-    values, trusted = (d, w) if whole else (np.where(good, d, np.float32(0)), np.where(good, w, np.float32(0)))
+    trusted = np.maximum(w, np.float32(0))
+    good = trusted > 0
     sums, share = np.zeros((3, len(d))), facts["share"]
+    sums[0], sums[1] = trusted.sum((1, 2)), [np.count_nonzero(g) for g in good]
+    use = np.flatnonzero(sums[1])
+    part = slice(None) if len(use) == len(d) else use  # of a mosaic only the panels that are here
     if len(use):
-        part = slice(None) if len(use) == len(d) else use  # of a mosaic only the panels that are here
         value, total, sums[2, use] = merge.merge(
-            values[part], trusted[part], good[part], None if rest is None else rest[part],
+            d[part], trusted[part], good[part], None if rest is None else rest[part],
             *(facts[key][part] for key in ("photon", "excess", "slack")), sigma, method,
             None if share is None else share[part])
     else:
-        value, total = np.full(flags.shape, np.nan, "f4"), np.zeros(flags.shape, "f4")
-    bare = np.flatnonzero(~good.any(0)) if not whole else ()
-    if len(bare):
-        some, usable = d.reshape(len(d), -1)[:, bare], bits.reshape(len(d), -1)[:, bare]
-        seen = np.isfinite(some) & ((usable & hdr.NODATA) == 0)
-        mended = np.where(seen & ((usable & hdr.TRAIL) == 0), w.reshape(len(d), -1)[:, bare], 0)
-        mean, known = merge.mean(np.where(seen, some, 0), mended)
-        last, _ = merge.mean(np.where(seen, some, 0), seen.astype("f4"))
-        value.ravel()[bare], total.ravel()[bare] = np.where(known > 0, mean, last), known
-    full = np.flatnonzero(flags & hdr.SATURATED) if kinds & hdr.SATURATED else ()
-    if len(full):
-        value.ravel()[full], total.ravel()[full] = _saturated(
-            *(p.reshape(len(d), -1)[:, full] for p in (values, trusted, bits)), facts)
-    sums[0], sums[1] = trusted.sum((1, 2)), inner
+        value, total = np.full(w[0].shape, np.nan, "f4"), np.zeros(w[0].shape, "f4")
+    if sums[1].min() < w[0].size:
+        y, x = np.divmod(np.flatnonzero(~good.any(0)), w.shape[2])
+        if len(y):
+            value[y, x], total[y, x] = _bare(d[:, y, x], w[:, y, x], bits[:, y, x])
+    full = (np.bitwise_or.reduce(bits, axis=0) & np.uint8(hdr.SATURATED)) != 0
+    if full.any():
+        y, x = np.nonzero(full)
+        value[y, x], total[y, x] = _saturated(*(plane[:, y, x] for plane in (d, trusted, bits)), facts)
     return value, total, sums
+
+
+def _bare(d, w, bits):
+    """Mean of pixels (frames, n) that no frame is trusted in, and its weight: of mended ones, else of trails."""
+    seen = ((bits & hdr.NODATA) == 0).astype("f4")
+    mean, known = merge.mean(d, np.where(bits & hdr.TRAIL, 0, np.abs(w) * seen))
+    return np.where(known > 0, mean, merge.mean(d, seen)[0]), known
 
 
 def _saturated(d, w, bits, facts):

@@ -12,11 +12,11 @@ import numpy as np
 
 from apfunc import background
 
-BOX, BOXES = 32, 24  # [pixel] boxes in which the sky is measured, and how many of them an axis has at most
+BOX, BOXES = 32, 16  # [pixel] boxes in which the sky is measured, and how many of them an axis has at most
 CANDIDATES, STARS = 1000, 150  # brightest peaks of a frame that are looked at, stars that are measured
 RADIUS, HALF = 8, 13  # [pixel] of the aperture of a star, and of the square in which star and sky are measured
 CORE = 7  # [pixel] half width of the cut-outs in which frames of different seeing are compared
-STRIPES, STRIPE = 8, 96  # strips of rows, and their height [pixel], that are looked at first: a quarter of a large frame
+STRIPES, STRIPE = 8, 64  # strips of rows, and their height [pixel], that are looked at first: a sixth of a large frame
 SHARED = 25  # stars of a frame that others have too: with fewer the whole of the frames is looked at
 
 

@@ -45,56 +45,55 @@ def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", sha
     inner = off[:, 1:-1, 1:-1]
     np.subtract(compared, middle, out=inner)
     if not good.all():
-        inner *= good
+        np.copyto(inner, 0, where=~good)
     signal = np.maximum(middle, 0)
     steep = steepness(middle, signal, w, photon, excess)
+    slope = box(np.pad(steep, 1))
     if method == "winsor":
         with np.errstate(divide="ignore"):
             noise = np.sqrt(column(excess) / w + column(photon) * signal)
         limit = np.float32(sigma) * noise + column(slack) * steep
         return *mean(d + (np.clip(inner, -limit, limit) - inner), w, share), lost
-    out = [outliers(*part, signal, steep, sigma) for part in zip(off, w, good, photon, excess, slack)]
+    out = [outliers(*part, signal, steep, slope, sigma) for part in zip(off, w, good, photon, excess, slack)]
     value, weight = mean(d, w, share)
     few = np.unique(np.concatenate(out))
     if len(few):
-        some, trusted = d.reshape(len(d), -1)[:, few], w.reshape(len(d), -1)[:, few]
+        y, x = np.divmod(few, d.shape[2])
+        some, trusted = d[:, y, x], w[:, y, x]
         for k, at in enumerate(out):
             trusted[k, np.searchsorted(few, at)], lost[k] = 0, len(at)
         part, total = mean(some, trusted, share)
-        none = (total == 0) & good.reshape(len(d), -1)[:, few].any(0)
-        value.ravel()[few], weight.ravel()[few] = np.where(none, middle.ravel()[few], part), total
+        value[y, x] = np.where((total == 0) & good[:, y, x].any(0), middle[y, x], part)
+        weight[y, x] = total
     return value, weight, lost
 
 
-def outliers(off, w, good, photon, excess, slack, signal, steep, sigma):
-    """Indices in a flat tile of a frame's outliers; `off`, d_k - m, has a rim of zeros, 0 where not good."""
-    inner = off[1:-1, 1:-1]
-    least = np.float32(sigma) * np.sqrt(np.float32(excess) / max(w.max(), np.float32(1e-30)))
-    sums = off[:-2] + off[1:-1]
-    sums += off[2:]
-    box = sums[:, :-2] + sums[:, 1:-1]
-    box += sums[:, 2:]
-    found = []
-    for values, factor, around in ((inner, 1, False), (box, 9 * COHERENT, True)):
-        value = np.abs(values)
-        at = np.flatnonzero(value > np.float32(factor) * least)
-        with np.errstate(divide="ignore"):
-            noise = np.sqrt(np.float32(excess) / w.ravel()[at] + np.float32(photon) * signal.ravel()[at])
-        slope = nine(steep, at).sum(0) if around else steep.ravel()[at]
-        found.append(at[value.ravel()[at] > np.float32(factor * sigma) * noise + np.float32(slack) * slope])
-    rows, columns = steep.shape
-    y, x = np.divmod(found[1], columns)
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            inside = (y + dy >= 0) & (y + dy < rows) & (x + dx >= 0) & (x + dx < columns)
-            found.append((found[1] + dy * columns + dx)[inside])
-    found = np.unique(np.concatenate(found))
-    return found[good.ravel()[found]]
+def outliers(off, w, good, photon, excess, slack, signal, steep, slope, sigma):
+    """Indices in a flat tile of a frame's outliers; `off`, d_k - m, has a rim of zeros, 0 where not good.
+
+    `slope` is the steepness' sum over 3 x 3 pixels.
+    """
+    inner, sums, coherent = off[1:-1, 1:-1], box(off), 9 * COHERENT * sigma
+    least = np.sqrt(excess / max(w.max(), np.float32(1e-30)))
+    doubtful = np.abs(inner) > np.float32(sigma * least)
+    doubtful |= np.abs(sums) > np.float32(coherent * least)
+    y, x = np.divmod(np.flatnonzero(doubtful), inner.shape[1])
+    with np.errstate(divide="ignore"):
+        noise = np.sqrt(np.float32(excess) / w[y, x] + np.float32(photon) * signal[y, x])
+    alone = np.abs(inner[y, x]) > np.float32(sigma) * noise + np.float32(slack) * steep[y, x]
+    along = np.abs(sums[y, x]) > np.float32(coherent) * noise + np.float32(slack) * slope[y, x]
+    out = np.zeros(off.shape, bool)
+    out[1 + y[alone], 1 + x[alone]] = True
+    y, x = y[along], x[along]
+    for dy in (0, 1, 2):
+        for dx in (0, 1, 2):
+            out[y + dy, x + dx] = True
+    return np.flatnonzero(out[1:-1, 1:-1] & good)
 
 
 def steepness(middle, signal, w, photon, excess):
     """Range of the median in 3 x 3 pixels, less that of its noise (four times it, from the best frame's)."""
-    best = functools.reduce(np.maximum, (plane * np.float32(1 / e) for plane, e in zip(w, excess)))
+    best = np.maximum.reduce(w if np.all(excess == 1) else w / column(excess), axis=0)
     calm = np.sqrt(1 / np.maximum(best, np.float32(1e-30)) + np.float32(np.min(photon)) * signal)
     calm *= best > 0
     steep = extent(middle)
@@ -107,12 +106,13 @@ def column(values):
     return np.asarray(values, "f4")[:, None, None]
 
 
-def nine(values, at):
-    """Values of the 3 x 3 pixels round those at the flat indices `at`: (9, len(at)); 0 outside."""
-    wide = np.pad(values, 1)
-    y, x = np.divmod(at, values.shape[1])
-    start = y * wide.shape[1] + x
-    return np.stack([wide.ravel()[start + dy * wide.shape[1] + dx] for dy in (0, 1, 2) for dx in (0, 1, 2)])
+def box(values):
+    """Sums over 3 x 3 pixels of values with a rim: (rows, columns) of (rows + 2, columns + 2)."""
+    lines = values[:-2] + values[1:-1]
+    lines += values[2:]
+    out = lines[:, :-2] + lines[:, 1:-1]
+    out += lines[:, 2:]
+    return out
 
 
 def centre(values, good):
@@ -121,12 +121,12 @@ def centre(values, good):
     if n > ENOUGH:
         some = np.round(np.linspace(0, n - 1, ENOUGH)).astype(int)
         middle = centre(values[some], good[some])
-        few = np.flatnonzero(good[some].sum(0, dtype="u1") < FEW)
-        if len(few):
-            middle.ravel()[few] = median(*rank(*(part.reshape(n, -1)[:, few] for part in (values, good))))
+        few = np.divmod(np.flatnonzero(good[some].sum(0, dtype="u1") < FEW), good.shape[2])
+        if len(few[0]):
+            middle[few] = median(*rank(values[:, *few], good[:, *few]))
         return middle
-    few = np.flatnonzero(~np.logical_and.reduce(good, axis=0))
-    if len(few) > 0.3 * good[0].size:
+    few = np.divmod(np.flatnonzero(~good.all(0)), good.shape[2])
+    if len(few[0]) > 0.3 * good[0].size:
         return median(*rank(values, good))
     lanes = list(values)
     for i, j, low, high in halved(n):
@@ -136,8 +136,8 @@ def centre(values, good):
     if n > LOW and n % 2 == 0:
         middle += lanes[n // 2]
         middle *= np.float32(0.5)
-    if len(few):
-        middle.ravel()[few] = median(*rank(*(part.reshape(n, -1)[:, few] for part in (values, good))))
+    if len(few[0]):
+        middle[few] = median(*rank(values[:, *few], good[:, *few]))
     return middle
 
 
