@@ -29,7 +29,7 @@ def clipped_mean(stack, sigma=4.0, step=0.0):
     with np.errstate(invalid="ignore"):
         centre = (total - low - high) / np.float32(n - 2) if n > 2 else low
         noise, odd = _noise(low, high, centre, n, sigma, step)
-    value, error, count = np.divide(total, np.float32(n), out=total), np.empty_like(total), np.full(total.shape, n, "i4")
+    value, error, count = total / np.float32(n), np.empty_like(total), np.full(total.shape, n, "i4")
     error[:] = noise / np.float32(math.sqrt(n))
     at = np.flatnonzero(odd)
     if at.size:
@@ -40,8 +40,8 @@ def clipped_mean(stack, sigma=4.0, step=0.0):
 
 
 def _noise(low, high, centre, n, sigma, step):
-    """Noise of one value, (columns,), constant in blocks of columns, and where the values do not all lie within the reach
-    of the clip."""
+    """Noise of one value, (columns,), constant in blocks of columns, and where the values do not all lie within the
+    reach of the clip."""
     rows, columns = low.shape
     if n == 1:
         return np.full(columns, np.nan, "f4"), ~np.isfinite(low)

@@ -4,6 +4,8 @@ import numpy as np
 
 from apfunc import header as h
 
+STRIP = 32  # rows done at a time, so that they stay in the cache
+
 
 def pattern_of(header, option=None):
     """The 2x2 colour pattern in the order of the array, such as 'RGGB': `option`, else BAYERPAT.
@@ -13,12 +15,14 @@ def pattern_of(header, option=None):
     """
     name = (option or h.text(header, "BAYERPAT", "COLORTYP") or "").upper()
     if sorted(name) != sorted("RGGB"):
-        raise ValueError(f"no Bayer pattern in the header (looked for BAYERPAT, found {name or 'nothing'}); give --pattern RGGB")
+        raise ValueError(f"no Bayer pattern in the header (looked for BAYERPAT, found {name or 'nothing'}); "
+                         "give --pattern RGGB")
     cells = np.array(list(name)).reshape(2, 2)
     if option is None:
         if (h.text(header, "ROWORDER") or "").upper() == "BOTTOM-UP":
             cells = cells[::-1]
-        cells = np.roll(cells, (-int(h.number(header, "YBAYROFF") or 0), -int(h.number(header, "XBAYROFF") or 0)), (0, 1))
+        shift = [-int(h.number(header, key) or 0) for key in ("YBAYROFF", "XBAYROFF")]
+        cells = np.roll(cells, shift, (0, 1))
     return "".join(cells.ravel())
 
 
@@ -61,18 +65,24 @@ def _mean(planes):
     """Mean of a few planes over their finite values; NaN where there are none."""
     count = sum(np.isfinite(p).astype(np.float32) for p in planes)
     total = sum(np.nan_to_num(p, nan=0.0) for p in planes)
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    with np.errstate(invalid="ignore"):
+        return total / count  # 0 / 0 is NaN
 
 
 def _bilinear(data, where):
-    known = np.zeros(data.shape, np.float32)
-    for r, c in where:
-        known[r::2, c::2] = 1
-    known *= np.isfinite(data)
-    filled = np.where(known > 0, data, 0).astype(np.float32)
-    total, weight = _smooth(filled), _smooth(known)
-    mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
-    return np.where(known > 0, data, mean)
+    out = np.empty(data.shape, np.float32)
+    for a in range(0, len(data), STRIP):
+        top = max(a - 1, 0)
+        part = data[top:a + STRIP + 1]
+        known = np.zeros(part.shape, np.float32)
+        for r, c in where:
+            known[(r - top) % 2::2, c::2] = 1
+        known *= np.isfinite(part)
+        total, weight = _smooth(np.where(known > 0, part, np.float32(0))), _smooth(known)
+        with np.errstate(invalid="ignore"):
+            mean = total / weight  # NaN without neighbours: 0 / 0
+        out[a:a + STRIP] = np.where(known > 0, part, mean)[a - top:a - top + STRIP]
+    return out
 
 
 def _smooth(plane):

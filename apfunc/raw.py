@@ -63,7 +63,7 @@ def opened(rows, header):
 def reader(rows):
     """A function (a, b) -> rows a to b as an array.
 
-    The 16-bit whole numbers of a plain file are read here, for astropy takes five times as long to shift them to uint16.
+    The 16-bit whole numbers of a plain file are read here: astropy takes five times as long to shift them to uint16.
     """
     where = rows.hdu.fileinfo() if type(rows).__name__ == "Section" and rows.dtype == "u2" else {"file": None}
     if where["file"] is None or where["file"].compression or len(rows.shape) != 2:
