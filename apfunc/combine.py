@@ -242,7 +242,7 @@ def master_header(kind, headers, facts):
 def _middle(values):
     """The median of the finite values, None when there is none."""
     values = values[np.isfinite(values)]
-    return float(np.median(values)) if values.size else None
+    return raw.middle(values) if values.size else None
 
 
 def _name(header):

@@ -70,8 +70,8 @@ def _running_median(data, axis):
 
 
 def median9(lines):
-    """Running median of 9 lines (lines of n pixels; 8 fewer come out): of the largest minimum, the middle median and the smallest maximum of three triples,
-    and each triple serves three times."""
+    """Running median of 9 lines (8 fewer come out): of the largest minimum, the middle median and the smallest maximum
+    of three triples, and each triple serves three times."""
     low, middle, high = _sorted3(lines[:-2], lines[1:-1], lines[2:])
     low = np.maximum(np.maximum(low[:-6], low[3:-3]), low[6:])
     high = np.minimum(np.minimum(high[:-6], high[3:-3]), high[6:])

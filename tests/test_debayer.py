@@ -24,7 +24,8 @@ def mosaic(pattern, shape=(20, 24), slope=0.0):
 def test_flat_colours_and_ramps_come_back(pattern, channel):
     image, base = mosaic(pattern, slope=1.5)
     full, header = debayer(image, channel)
-    assert np.allclose(full[2:-2, 2:-2], base[channel][2:-2, 2:-2], atol=1e-3) and header["FILTER"] == channel and "BAYERPAT" not in header
+    assert np.allclose(full[2:-2, 2:-2], base[channel][2:-2, 2:-2], atol=1e-3)
+    assert header["FILTER"] == channel and "BAYERPAT" not in header
     half, header = debayer(mosaic(pattern)[0], channel, method="superpixel")
     assert half.shape == (10, 12) and np.all(half == COLOURS[channel]) and header["XPIXSZ"] == 7.6
 
