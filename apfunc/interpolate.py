@@ -5,24 +5,38 @@ With the taps w of a kernel and the coefficients c (the pixels, or for the splin
 
     sum_m  w_m(s)  sum_n  w_n(t)  c[i + m, j + n]
 
-Sources: cubic B-spline, Unser 1999 (IEEE Signal Proc. Mag. 16, 22); Lanczos, Duchon 1979 (J. Appl. Met. 18, 1016).
+Sources: B-splines, Unser 1999 (IEEE Signal Proc. Mag. 16, 22); Lanczos, Duchon 1979 (J. Appl. Met. 18, 1016).
 """
 
 import functools
+from math import comb, factorial
 
 import numpy as np
 
-POLE = np.sqrt(3.0) - 2  # of the cubic B-spline's inverse filter
-REACH = 12  # [pixel] of that filter: what is beyond weighs 1e-7
 BLOCK = 48  # rows or columns that are prefiltered by one matrix product
 
 
-def spline(t):
-    """The four taps of the cubic B-spline at pixels -1, 0, 1, 2 for the fraction t in [0, 1)."""
-    u, square = 1 - t, t * t
-    low, high = u * u * u * np.float32(1 / 6), square * t * np.float32(1 / 6)
-    upper = (t * np.float32(0.5) - 1) * square + np.float32(2 / 3)
-    return low, upper, 1 - low - upper - high, high
+def spline(t, degree=3):
+    """The degree + 1 taps of a B-spline for the fraction t in [0, 1): at pixels -1, 0, 1, 2 of the cubic one."""
+    powers = np.empty((degree + 1, *t.shape), "f4")
+    powers[0], powers[1] = 1, t
+    for n in range(2, degree + 1):
+        np.multiply(powers[n - 1], t, out=powers[n, ...])
+    return (polynomials(degree) @ powers.reshape(degree + 1, -1)).reshape(powers.shape)
+
+
+@functools.cache
+def polynomials(degree):
+    """A B-spline's taps (rows) by powers of the fraction (columns), float32."""
+    n = degree
+    rows = [[sum((-1) ** k * comb(n + 1, k) * comb(n, j) * (p - k) ** (n - j) for k in range(p + 1)) / factorial(n)
+             for j in range(n + 1)] for p in range(n, -1, -1)]
+    return np.array(rows, "f4")
+
+
+def quintic(t):
+    """The six taps of the quintic B-spline at pixels -2 … 3."""
+    return spline(t, 5)
 
 
 def lanczos3(t):
@@ -45,7 +59,9 @@ def nearest(t):
     return 1 - upper, upper
 
 
-KERNELS = {"spline": (spline, 1), "lanczos3": (lanczos3, 2), "bilinear": (bilinear, 0), "nearest": (nearest, 0)}
+# The taps, how many of them lie before pixel 0, and the reach [pixel] of the prefilter, beyond which it weighs 1e-7.
+KERNELS = {"spline": (spline, 1, 12), "quintic": (quintic, 2, 18), "lanczos3": (lanczos3, 2, 0),
+           "bilinear": (bilinear, 0, 0), "nearest": (nearest, 0, 0)}
 
 
 def window(array, box, mode="edge"):
@@ -61,41 +77,40 @@ def window(array, box, mode="edge"):
 
 def coefficients(data, kernel, box):
     """The coefficients c of `data` (no NaN) in a box (top, bottom, left, right), which may reach beyond the edges."""
-    if kernel != "spline":
-        return np.ascontiguousarray(window(data, box, "reflect"))
-    top, bottom, left, right = box
-    part = window(data, (top - REACH, bottom + REACH, left - REACH, right + REACH), "reflect")
-    return unspline(unspline(part.T).T)
+    (top, bottom, left, right), (*_, reach) = box, KERNELS[kernel]
+    part = window(data, (top - reach, bottom + reach, left - reach, right + reach), "reflect")
+    return unspline(unspline(part.T, kernel).T, kernel) if reach else np.ascontiguousarray(part)
 
 
-def unspline(values):
-    """B-spline coefficients of `values` along the first axis, REACH values shorter at either end; float32."""
-    out = np.empty((len(values) - 2 * REACH, values.shape[1]), "f4")
+def unspline(values, kernel):
+    """B-spline coefficients of `values` along the first axis, fewer by the kernel's reach at either end; float32."""
+    *_, reach = KERNELS[kernel]
+    out = np.empty((len(values) - 2 * reach, values.shape[1]), "f4")
     for top in range(0, len(out), BLOCK):
         count = min(BLOCK, len(out) - top)
-        np.matmul(inverse(count), values[top:top + count + 2 * REACH], out=out[top:top + count])
+        np.matmul(inverse(count, kernel), values[top:top + count + 2 * reach], out=out[top:top + count])
     return out
 
 
 @functools.cache
-def inverse(count):
-    """Matrix (count, count + 2 REACH) of the inverse of the filter (1, 4, 1) / 6; float32.
-
-    It is -6 q / (1 - q^2) q^|k|, with q the POLE.
-    """
-    distance = np.abs(np.arange(count + 2 * REACH) - np.arange(count)[:, None] - REACH)
-    return np.where(distance <= REACH, -6 * POLE / (1 - POLE**2) * POLE**distance, 0).astype("f4")
+def inverse(count, kernel):
+    """Matrix (count, count + 2 reach) of the inverse of the filter that the spline's taps at the pixels are; float32."""
+    taps, before, reach = KERNELS[kernel]
+    response = np.zeros(1024)
+    response[np.arange(-before, before + 1)] = taps(np.zeros(1, "f4"))[:-1, 0].astype(float)
+    impulse = np.fft.ifft(1 / np.fft.fft(response / response.sum())).real
+    distance = np.abs(np.arange(count + 2 * reach) - np.arange(count)[:, None] - reach)
+    return np.where(distance <= reach, impulse[np.minimum(distance, 512)], 0).astype("f4")
 
 
 def sample(coefficients, y, x, kernel, base_y=0, base_x=0):
     """Values at the positions (y + base_y, x + base_x) of an array of `coefficients`.
 
     y, x: float arrays of one shape, some hundred pixels from the bases; these: integers, or arrays of them for the
-    columns.  The array must reach 2 pixels beyond the positions, and 3 where the kernel is Lanczos's.  Also returns the
-    pixel below each position as one index, floor(y) * columns + floor(x), and the fractions y - floor(y), x - floor(x)
+    columns.  The array must reach 3 pixels beyond the positions.  Also returns the pixel below each position as one index, floor(y) * columns + floor(x), and the fractions y - floor(y), x - floor(x)
     as float32.
     """
-    taps, before = KERNELS[kernel]
+    taps, before, _ = KERNELS[kernel]
     width, pixels = coefficients.shape[1], coefficients.ravel()
     i, j = np.floor(y), np.floor(x)
     down, across = (y - i).astype("f4", copy=False), (x - j).astype("f4", copy=False)

@@ -20,10 +20,11 @@ REPAIRED = 0.1  # weight of a pixel that was repaired (bad, cosmic), relative to
 RING = 7  # [pixel] reach of the kernel's side lobes round saturated and missing pixels (a power of two less one)
 MARGIN = RING + 1  # [pixel] of the frame that are looked at round the positions of a tile
 PART = 0.1  # share of a pixel from which on a mask bit counts
+NARROW, TURNED = 2.3, 20.0  # [pixel, degree] from where on the cubic spline does not keep the flux to 0.1 %
 CELL = 8  # [pixel] over which the flat is averaged for the weights
 
 
-def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux", gain=None, readnoise=None, sky=None):
+def resample(image, grid, mask=None, flat=None, kernel="auto", conserve="flux", gain=None, readnoise=None, sky=None):
     """`image` on the pixels of `grid`: ``(data, header), weight, mask``.
 
     image     (data, header) with a TAN or TAN-SIP solution; NaN pixels hold no value.
@@ -32,7 +33,9 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
               the data, trails from the header as well (TRAIL, TRAIL1 …, see apfunc.trails).
     flat      the master flat the frame was divided by: less light, less weight.  An image, an array, or rows as
               apfunc.io.read_rows gives them; averaged over CELL x CELL pixels.
-    kernel    "spline" (cubic B-spline interpolation), "lanczos3", "bilinear", "nearest".
+    kernel    "spline" (cubic B-spline interpolation), "quintic" (B-spline of degree 5), "lanczos3", "bilinear",
+              "nearest"; "auto": the cubic spline, but where stars are narrower (FWHM) than NARROW pixels and the frame
+              is turned by more than TURNED degrees out of rows and columns, the quintic one.
     conserve  "flux": star fluxes are kept, pixels scale with their area; "surface": adu per *input* pixel area.
     gain [electron/adu], readnoise [electron], sky [adu/pixel]: else the header's, and the sky is measured.
 
@@ -52,6 +55,7 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     """
     data, bits = _checked(image, mask, flat, kernel, conserve)
     source, target, shape = solution_of(image[1]), solution_of(grid), shape_of(grid)
+    kernel = _suited(image[1], source, target) if kernel == "auto" else kernel
     box = mapping.overlap(source, data.shape, target, shape)
     area = (wcs.scale(target) / wcs.scale(source)) ** 2
     trust = _trust(image[1], data, bits, _light(flat), gain, readnoise, sky)
@@ -81,6 +85,16 @@ def resample(image, grid, mask=None, flat=None, kernel="spline", conserve="flux"
     if not met:
         raise ValueError(mapping.UNTOUCHED)
     return (out, _header(image[1], target, shape, area, kernel, conserve)), weight, out_mask
+
+
+def _suited(header, source, target):
+    """The kernel "auto" stands for.
+
+    A sum over a turned grid catches what the cubic spline lets through of frequencies that the pixels do not resolve:
+    0.3 % of the flux of stars of FWHM 1.6, 0.03 % with the quintic one; neither where rows remain rows.
+    """
+    turned = abs((wcs.angle(source) - wcs.angle(target) + 45) % 90 - 45)
+    return "quintic" if turned > TURNED and (hdr.number(header, "FWHM") or np.inf) < NARROW else "spline"
 
 
 def _sampled(positions, data, bits, trust, kernel):
@@ -140,9 +154,9 @@ def _inside(place, base, count):
 
 def _checked(image, mask, flat, kernel, conserve):
     """Data as float32, and mask bits, NODATA and SATURATED from the data themselves; None where there is none."""
-    if kernel not in interpolate.KERNELS or conserve not in ("flux", "surface"):
-        raise ValueError(f"no kernel {kernel!r} or conserve {conserve!r}; choose {', '.join(interpolate.KERNELS)}; "
-                         "flux, surface")
+    if kernel not in ("auto", *interpolate.KERNELS) or conserve not in ("flux", "surface"):
+        raise ValueError(f"no kernel {kernel!r} or conserve {conserve!r}; choose auto, "
+                         f"{', '.join(interpolate.KERNELS)}; flux, surface")
     data = np.asarray(image[0], "f4")
     flat = flat[0] if isinstance(flat, tuple) else flat
     if data.ndim != 2 or any(p is not None and tuple(p.shape) != data.shape for p in (mask, flat)):
