@@ -14,10 +14,11 @@ ROUND = 0.01  # [deg] rounding of the tangent point
 LARGEST, EMPTIEST = 1e9, 10  # a grid with more pixels, or so many times those of all frames, is taken for an error
 
 
-def grid(headers, like=None, area="cover", scale=None, orientation="north"):
+def grid(images, like=None, area="cover", scale=None, orientation="north"):
     """The TAN grid, as a header with NAXIS1 and NAXIS2, that suits the navigated frames of one target.
 
-    headers      list of headers with a celestial WCS (TAN or TAN-SIP) and NAXIS1, NAXIS2 (the frame's size).
+    images       list of images (data, header) with a celestial WCS (TAN or TAN-SIP), of whose data only the shape counts;
+                 or of headers that have NAXIS1 and NAXIS2.
     like         a header: its WCS, NAXIS1 and NAXIS2 are the grid, whatever the frames.
     area         "cover": every pixel of every frame; "common": the largest rectangle that all frames cover.
     scale        [arcsec/pixel], else the median of the frames', rounded to three digits.
@@ -38,9 +39,9 @@ def grid(headers, like=None, area="cover", scale=None, orientation="north"):
         raise ValueError("area is 'cover' or 'common', orientation is 'north' or 'reference'")
     if like is not None:
         return _header(solution_of(like), shape_of(like), "like")
-    if not len(headers):
+    if not len(images):
         raise ValueError("no solved frame to lay a grid over; the quality table says why")
-    frames = [(solution_of(h), shape_of(h)) for h in headers]
+    frames = [_frame(image) for image in images]
     size = scale or float(f"{np.median([wcs.scale(s) for s, _ in frames]):.3g}")
     if not size > 0:
         raise ValueError("the scale of a grid must be above zero arcsec/pixel")
@@ -63,6 +64,11 @@ def grid(headers, like=None, area="cover", scale=None, orientation="north"):
         low, high = _common(solution, frames, low, high)
     solution["crpix"] = (-low[0] * STEP, -low[1] * STEP)
     return _header(solution, (int(high[1] - low[1]) * STEP, int(high[0] - low[0]) * STEP), area)
+
+
+def _frame(image):
+    data, header = image if isinstance(image, tuple) else (None, image)
+    return solution_of(header), shape_of(header) if data is None else np.shape(data)
 
 
 def solution_of(header):

@@ -22,7 +22,7 @@ clean = [cosmics(fixpix(calibrate(light, bias=bias, dark=dark, flat=flat), badpi
 tables = [stars(image, mask) for image, mask in clean]
 sky = field(tables, around(tables))
 solved = [astrometry(image, table, sky)[0] for (image, _), table in zip(clean, tables)]
-common = grid([header for _, header in solved])
+common = grid(solved)
 images, weights, masks = zip(*[resample(image, common, mask, flat=flat) for image, (_, mask) in zip(solved, clean)])
 stack, weight = coadd(images, weights, masks)
 write("stack.fits", stack, {"WEIGHT": weight})

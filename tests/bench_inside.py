@@ -71,18 +71,11 @@ def apfunc_night(folder):
             tables = [stars(light) for light in lights]
             sky = field(tables)
             solved = [astrometry(light, table, sky)[0] for light, table in zip(lights, tables)]
-            common = grid([sized(image) for image in solved])
+            common = grid(solved)
             images, weights, masks = zip(*(resample(image, common, flat=flat) for image in solved))
             stack, weight = coadd(images, weights, masks)
             io.write(out / f"{f}.fits", stack, {"WEIGHT": weight})
     return {"cpu": clocked(run, most=1)[0]}
-
-
-def sized(image):
-    """An image's header with NAXIS1, NAXIS2."""
-    header = image[1].copy()
-    header["NAXIS2"], header["NAXIS1"] = image[0].shape
-    return header
 
 
 def seiza_night(folder):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -216,3 +217,52 @@ def test_hopeless_frames_get_a_verdict_and_the_night_goes_on(first, tmp_path):
     assert (out / "coadd/NGC_6888-R.fits").exists() and names[0].stem in done.stdout + done.stderr
     page = (out / "report.html").read_text()
     assert names[0].stem in page and "<script>" not in page and not list(tmp_path.rglob("hacked")) and not (TOP / "hacked").exists()
+
+
+@pytest.fixture
+def bench(first, tmp_path):
+    """A folder with what the README's snippets name: raw frames with a gain in their headers, and masters; and apfunc on PATH."""
+    for names, kind in ((("bias",), "bias"), (("dark",), "dark"), (("f", "flat"), "flat-R"), (("b", "badpix"), "badpix")):
+        for name in names:
+            shutil.copy(next((first / "masters").glob(f"{kind}-*.fits")), tmp_path / f"{name}.fits")
+    (tmp_path / "raw").mkdir()
+    for path in sorted((first.parent / "raw").glob(f"{NAME}*-R-*")):
+        data, header = fits.getdata(path, header=True)
+        header["EGAIN"], header["RDNOISE"] = 1.4, 8.0
+        fits.PrimaryHDU(data, header).writeto(tmp_path / "raw" / path.name)
+    shutil.copy(tmp_path / "raw" / path.name, tmp_path / "raw.fit")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/apfunc").write_text(f'#!/bin/sh\nexec {sys.executable} -m apfunc -q "$@"\n')
+    (tmp_path / "bin/apfunc").chmod(0o755)
+    run_in(tmp_path, "apfunc", "combine", f"{first.parent / 'raw'}/*Dark*", "-o", "d.fits")  # one that still holds the bias
+    return tmp_path
+
+
+def run_in(folder, *command):
+    env = os.environ | {"PYTHONPATH": str(TOP), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_readmes_snippets_run_and_agree(bench):
+    readme = (TOP / "README.md").read_text()
+    shell, python = ("\n".join(re.findall(rf"```{kind}\n(.*?)```", readme, re.S)) for kind in ("sh", "python"))
+    run_in(bench, "sh", "-ec", shell.splitlines()[0])
+    (bench / "clean.fits").rename(bench / "piped.fits")
+    run_in(bench, "sh", "-ec", shell)
+    assert (bench / "clean.fits").read_bytes() == (bench / "piped.fits").read_bytes()
+    assert len(list((bench / "calibrated").iterdir())) == 3
+    run_in(bench, sys.executable, "-c", python)
+    assert np.isfinite(read(bench / "clean.fits")[0]).mean() > 0.99
+
+
+def test_the_examples_run(bench, first):
+    masters = [bench / f"{name}.fits" for name in ("badpix", "bias", "dark", "flat")]
+    run_in(bench, sys.executable, TOP / "examples/compose.py", *masters, *sorted((bench / "raw").iterdir()))
+    assert read(bench / "stack.fits")[1]["NCOMBINE"] == 3
+    (bench / "calibration").mkdir()
+    for path in (first.parent / "raw").glob("*.fit"):
+        if "Bias" in path.name or "Dark" in path.name or "_R_" in path.name:  # of flats, those of the light's filter
+            (bench / "calibration" / path.name).symlink_to(path)
+    run_in(bench, "sh", TOP / "examples/pipe.sh", bench / "calibration", bench / "raw.fit")
+    assert len(Table.read(bench / "stars.ecsv", format="ascii.ecsv")) > 20
