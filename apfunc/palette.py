@@ -75,9 +75,8 @@ def _bands(filters):
 
 def _by_name(have, filters, wanted):
     """Three images by name, in the order red, green, blue; or one filter, grey."""
-    names = [
-        n.strip() for n in wanted.replace("=", ",").split(",") if n.strip() not in ("R", "G", "B") or "=" not in wanted
-    ]
+    names = [n.strip() for n in wanted.replace("=", ",").split(",")]
+    names = [n for n in names if n not in ("R", "G", "B") or "=" not in wanted]
     chosen = [next((f for f in filters if n in (f, _plain(f))), have.get(band(n))) for n in names]
     if len(names) == 1 and chosen[0] is not None:
         return _plain(band(chosen[0])), {"L": chosen[0]}, None

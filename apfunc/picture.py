@@ -104,7 +104,9 @@ def avm(header, shape):
         tags["dc:subject"] = several("Bag", [said["OBJECT"]])
     colours = [text(header, f"COLOR{i}").rsplit(" ", 1)[0] for i in range(1, 6) if text(header, f"COLOR{i}")]
     if colours:
-        told = "; ".join([f"{text(header, 'PALETTE')}: {', '.join(colours)}", *filter(None, [text(header, "NOTE")])])
+        note = text(header, "NOTE") or ""
+        plain = [] if " is " in note or "grey" in note else [", ".join(c.replace(" ", " = ", 1) for c in colours)]
+        told = "; ".join([*plain, *filter(None, [note])])
         tags["dc:description"] = f'<rdf:Alt><rdf:li xml:lang="x-default">{escape(told)}</rdf:li></rdf:Alt>'
     for tag, key in (("avm:Facility", "TELESCOP"), ("avm:Instrument", "INSTRUME")):
         if key in said:

@@ -97,10 +97,8 @@ def kernel(sharp, blurred, x, y, profiles, fluxes, noises):
     half = int(np.ceil(np.clip(6 * wide, 10, 32)))
     base = quotient(*profiles, half)
     blur = np.sqrt(max(wide**2 - narrow**2, 0.5)) / 2.3548
-    parts = [
-        gaussian(width, half, i, j) for width, top in ((0.5 * blur, 0), (blur, 2)) for i in range(top + 1)
-        for j in range(top + 1 - i)
-    ]
+    parts = [gaussian(width, half, i, j) for width, top in ((0.5 * blur, 0), (blur, 2))
+             for i in range(top + 1) for j in range(top + 1 - i)]
     core = gaussian(1.5 * blur, half)  # all are narrow: the wings are the profiles' business
     parts = [p - p.sum() * core for p in parts]
     # base itself is fitted too: it takes up that the two apertures do not hold the same share of the light

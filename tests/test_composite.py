@@ -30,10 +30,8 @@ def field(factors=(1.0, 0.7, 0.4), skies=(90, 60, 40), size=288, stars=45, nebul
         x[0], y[0], kinds[0], flux[0] = size // 4, size // 4, 1, bright
     yy, xx = np.mgrid[:size, :size]
     glow = np.exp(-((xx - 0.6 * size)**2 + (yy - 0.55 * size)**2) / 2 / (0.12 * size)**2)
-    light = [
-        sum(flux[i] * COLOURS[kinds[i], c] * star(size, x[i], y[i]) for i in range(stars)) + nebula[c] * glow
-        for c in range(3)
-    ]
+    light = [sum(flux[i] * COLOURS[kinds[i], c] * star(size, x[i], y[i]) for i in range(stars)) + nebula[c] * glow
+             for c in range(3)]
     images = {}
     for c, name in enumerate("RGB"):
         data = factors[c] * light[c] + skies[c] + rng.normal(0, noise * factors[c], (size, size))
@@ -76,10 +74,8 @@ def test_stars_are_balanced_whatever_the_filters_let_through():
 def test_balance_by_catalogue_colours_and_by_hand():
     images, (x, y, kinds, flux) = field(nebula=(0, 0, 0), noise=0.5, stars=60)
     # all stars are given a colour; only those of the Sun's (kind 1) have equal R, G and B
-    wcs = {
-        "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 1.0, "CRPIX2": 1.0,
-        "CD1_1": -1e-4, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 1e-4
-    }
+    wcs = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 1.0, "CRPIX2": 1.0,
+           "CD1_1": -1e-4, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 1e-4}
     for _, header in images.values():
         header.update(wcs)
     from astropy.wcs import WCS

@@ -3,7 +3,7 @@ import pytest
 from astropy.io.fits import Header
 from astropy.table import Table
 
-from apfunc import psfmatch, starflux
+from apfunc import psfmatch, sky, starflux
 from apfunc.colourterm import colourterm
 from apfunc.continuum import continuum
 
@@ -174,8 +174,8 @@ def test_sky_is_blind_to_a_nebula_and_to_skewed_noise():
     yy, xx = np.mgrid[:512, :512]
     nebula = 60 * np.exp(-((xx - 300)**2 + (yy - 250)**2) / 2 / 90**2)
     data = (rng.poisson(8 + nebula) + rng.normal(0, 1, nebula.shape)).astype("f4")
-    sky, noise = starflux.sky(data)
-    assert sky == pytest.approx(8, abs=0.3) and noise == pytest.approx(3, abs=0.15)
+    level, noise = starflux.sky(data)
+    assert level == pytest.approx(8, abs=0.3) and noise == pytest.approx(3, abs=0.15)
     flat = rng.poisson(8.0, (512, 512)).astype("f4")
     assert starflux.sky(flat)[0] == pytest.approx(8, abs=0.05)
     assert np.isnan(starflux.sky(np.full((40, 40), np.nan, "f4"))[0])
@@ -208,3 +208,40 @@ def test_colour_term_is_found_and_used_where_it_helps():
     assert header["CONTCOLU"] and left[1] < 0.4 * left[0]
     alike = (0.7 * broad[0] + rng.normal(0, 5, broad[0].shape).astype("f4"), Header({"EGAIN": 2.0}))
     assert colourterm(narrow, broad, alike)[1].get("CONTCOLU", False) is False
+
+
+def simulated(seed, narrow, broad, size=512, wide=1.0, galaxy=True, frames=4, exptime=120.0, gain=1.4):
+    """H-alpha and R of the simulator's sky (crowded, a nebula over most of it) and the true ratio of its stars."""
+    rng = np.random.default_rng(seed)
+    ra, dec, scale, area = 303.03, 38.36, 2.4, 83.0
+    view = dict(ra=ra, dec=dec, x0=size / 2, y0=size / 2, scale=scale, angle=0.0, mirror=1, distortion=0.0, corner=size)
+    stars = sky.stars(ra, dec, size * scale / 3600, seed)
+    maps = sky.extended(1.35 * size * scale / 3600 / wide, seed, 400, galaxy)
+    x, y = sky.to_pixel(view, stars["ra"], stars["dec"])
+    images, rates = [], []
+    for name, fwhm in (("Ha", narrow), ("R", broad)):
+        rates.append(sky.rate(stars["mag"], stars["colour"], name, area))
+        light = np.zeros((size, size), "f4")
+        same = np.ones(len(stars))
+        sky.add_stars(light, x, y, rates[-1] * exptime, fwhm * same, 0.04 * same, 20 * same)
+        sky.add_extended(light, view, maps, (ra, dec), name, 2500 * 8.4e-7 * area, area, exptime)
+        facts = sky.facts(name)
+        light += facts["zero"] * area * scale**2 * exptime * 10**(-0.4 * facts["sky"])
+        data = rng.poisson(light * frames) / frames + rng.normal(0, 8 / frames**0.5, light.shape)
+        images.append(((data / gain).astype("f4"), Header({"EGAIN": gain * frames, "FILTER": name})))
+    bright = rates[1] > np.quantile(rates[1], 0.7)
+    return *images, float(np.median((rates[0] / rates[1])[bright]))
+
+
+@pytest.mark.parametrize("seed, narrow, broad, wide", [(1, 3.0, 3.0, 1.0), (2, 3.0, 4.5, 1.0), (3, 4.6, 2.9, 0.6)])
+def test_scale_and_injected_light_on_the_simulators_sky(seed, narrow, broad, wide):
+    line, cont, truth = simulated(seed, narrow, broad, wide=wide)
+    out, header = continuum(line, cont)
+    assert abs(header["CONTSCAL"] - truth) < 2 * header["CONTSERR"] < 0.03 * truth
+    assert abs(header["CONTRESI"]) < 0.01 and header["CONTAGRE"]
+    y, x = np.mgrid[:512, :512]
+    more = 300 * np.exp(-((x - 200)**2 + (y - 330)**2) / 2 / 9**2)
+    injected, after = continuum((line[0] + more.astype("f4"), line[1]), cont)
+    near = more > 0.3
+    assert (injected - out)[near].sum() / more[near].sum() == pytest.approx(1, abs=0.02)
+    assert after["CONTSCAL"] == pytest.approx(header["CONTSCAL"], rel=0.005)

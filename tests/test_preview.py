@@ -79,11 +79,9 @@ def test_curve_has_the_slope_and_level_it_is_asked_for():
                                atol=1e-9)
 
 
-WCS = {
-    "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 269.6, "CRVAL2": 66.6, "CRPIX1": 15.5, "CRPIX2": 10.5,
-    "CD1_1": -2e-4, "CD1_2": 1e-5, "CD2_1": 1e-5, "CD2_2": 2e-4, "RADESYS": "ICRS", "EQUINOX": 2000.0,
-    "OBJECT": "Cat's <Eye> & co"
-}
+WCS = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 269.6, "CRVAL2": 66.6, "CRPIX1": 15.5, "CRPIX2": 10.5,
+       "CD1_1": -2e-4, "CD1_2": 1e-5, "CD2_1": 1e-5, "CD2_2": 2e-4, "RADESYS": "ICRS", "EQUINOX": 2000.0,
+       "OBJECT": "Cat's <Eye> & co"}
 
 
 def colours(dtype="u2"):
@@ -130,6 +128,14 @@ def test_avm_is_read_back_by_pyavm(format, tmp_path):
     truth = World(Header(WCS))
     for x, y in ((0, 0), (29, 0), (10, 19)):
         np.testing.assert_allclose(wcs.wcs_pix2world([[x, y]], 0), truth.wcs_pix2world([[x, y]], 0), atol=1e-8)
+
+
+def test_tags_say_which_filter_is_which_colour():
+    colours = {"COLOR1": "R Ha 1", "COLOR2": "G O III 1.5"}
+    assert b">R = Ha, G = O III<" in picture.avm(Header(colours), (20, 30))
+    assert b"G = O III; no SII for SHO: HOO instead<" in picture.avm(
+        Header(colours | {"NOTE": "no SII for SHO: HOO instead"}), (20, 30))
+    assert b">grey picture of z<" in picture.avm(Header({"COLOR1": "L z 1", "NOTE": "grey picture of z"}), (20, 30))
 
 
 def test_tiff_holds_the_packet_and_headers_without_wcs_do_no_harm():
