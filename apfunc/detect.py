@@ -119,19 +119,35 @@ def peaks(flat, sky, width, sigma):
     local = left * at_pixels(by, noise, bx, y, x)
     good = filtered[y, x] > sigma * local
     y, x, local = y[good], x[good], local[good]
-    dy, dx = psf.disc(2.8 * width)
-    ring = np.hypot(dy, dx) > 1.8 * width
-    step = max(1, ring.sum() // 48)  # of the nebula a candidate may lie on, a sample says enough
-    around = (dy[ring][::step], dx[ring][::step])
+    beside = ring(width)
     height = np.empty(len(y))
     for i in range(0, len(y), 20000):
         at = slice(i, i + 20000)
-        low, middle = quantile(stamps(filtered, y[at], x[at], around), [0.2, 0.5])
+        low, middle = quantile(stamps(filtered, y[at], x[at], beside), [0.2, 0.5])
         texture = (middle - low) / 0.8416  # of a nebula; stars near by only add above the middle
         height[at] = (filtered[y[at], x[at]] - np.maximum(middle, 0)) / np.maximum(local[at], TEXTURE * texture)
     order = np.argsort(-height, kind="stable")
     order = order[height[order] > sigma]
     return y[order], x[order]
+
+
+def ring(width):
+    """Offsets (dy, dx) of about 48 pixels round a star of that FWHM: a sample of the nebula it may lie on."""
+    dy, dx = psf.disc(2.8 * width)
+    far = np.flatnonzero(np.hypot(dy, dx) > 1.8 * width)
+    far = far[::max(1, len(far) // 48)]
+    return dy[far], dx[far]
+
+
+def textured(flat, light, y, x, noise, width):
+    """Noise of a filter of FWHM `width` round the pixels (y, x) of a frame less its stars (`flat` - `light`), what a
+    nebula adds included, in units of what independent pixels of that `noise` leave (>= 1)."""
+    (ry, rx), (wy, wx) = ring(width), psf.disc(4.3 * width)
+    kernel = np.exp(-4 * np.log(2) * ((wy[:, None] - ry) ** 2 + (wx[:, None] - rx) ** 2) / width**2)
+    kernel /= kernel.sum(0)
+    rest = np.nan_to_num(stamps(flat, y, x, (wy, wx)) - stamps(light, y, x, (wy, wx)))
+    low, middle = quantile(rest @ kernel.astype("f4"), [0.2, 0.5])
+    return np.maximum(TEXTURE * (middle - low) / 0.8416 / noise / np.sqrt((kernel**2).sum(0).mean()), 1)
 
 
 def excess(rest, sky, width, strips=4, high=96):

@@ -75,6 +75,9 @@ def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usua
     wide[k] = _wide(flat, light, free[k], p[k], noise[k], point[k], y[k], x[k], width)
     ripple = height < 0.15 * others[:, 0]
     odd = strange & (sure < 20) & (share < 0.1)  # so faint, and alone, a star has the PSF's shape within the noise
+    k = np.flatnonzero((gained > 3) & ((fwhm > 1.2 * point) | (major > 1.5 * most)) & (share < 0.1) & (sure < 10 * sigma))
+    rough = detect.textured(flat, light, y[k], x[k], noise[k], width)
+    odd[k] |= (rough > 1) & (sure[k] < 1.25 * sigma * rough)  # of a filament's form, and no more than the others round it
     keep = np.flatnonzero(~ripple & (burnt | ~(sharp | wide | formless | odd)))
 
     odd = ~np.isfinite(fwhm) | (fwhm > 4 * width) | (fwhm < 0.2)
