@@ -65,14 +65,12 @@ def seeing(flat, full, noise):
     are the narrowest kind of thing of which there are many, but wider than cosmic rays.  `full`: saturated pixels,
     whose stars are not asked.
     """
-    peaks, white, at = None, 0.0, np.divmod(np.flatnonzero(full), full.shape[1])
-    small = flat
+    peaks, white, small, burnt = None, 0.0, flat, np.divmod(np.flatnonzero(full), full.shape[1])
     for binning in (2, 4, 8, 16):
         if min(flat.shape) // binning < 16:
             break
         small = shrink(small, 2)
-        blocked = np.zeros((small.shape[0] + 1, small.shape[1] + 1), bool)
-        blocked[tuple(np.minimum(v // binning, n) for v, n in zip(at, small.shape))] = True
+        blocked = marked(burnt, binning, small.shape)
         filtered = background.separable(small, gaussian(2.0))
         seen = max(background.level(filtered)[1], 1e-9)
         white = seen if binning == 2 else white / 2  # what white noise leaves; wide stars of a full field add to `seen`
@@ -139,17 +137,6 @@ def ring(width):
     return dy[far], dx[far]
 
 
-def textured(flat, light, y, x, noise, width):
-    """Noise of a filter of FWHM `width` round the pixels (y, x) of a frame less its stars (`flat` - `light`), what a
-    nebula adds included, in units of what independent pixels of that `noise` leave (>= 1)."""
-    (ry, rx), (wy, wx) = ring(width), psf.disc(4.3 * width)
-    kernel = np.exp(-4 * np.log(2) * ((wy[:, None] - ry) ** 2 + (wx[:, None] - rx) ** 2) / width**2)
-    kernel /= kernel.sum(0)
-    rest = np.nan_to_num(stamps(flat, y, x, (wy, wx)) - stamps(light, y, x, (wy, wx)))
-    low, middle = quantile(rest @ kernel.astype("f4"), [0.2, 0.5])
-    return np.maximum(TEXTURE * (middle - low) / 0.8416 / noise / np.sqrt((kernel**2).sum(0).mean()), 1)
-
-
 def excess(rest, sky, width, strips=4, high=96):
     """By how much the noise that a filter of FWHM `width` leaves exceeds that of independent pixels (>= 1), from some
     strips of a frame whose stars are gone: more than 1 where pixels were interpolated, bands run, faint stars crowd."""
@@ -210,6 +197,14 @@ def shrink(data, factor):
     ny, nx = data.shape[0] // factor, data.shape[1] // factor
     rows = sum(data[i:ny * factor:factor, :nx * factor].astype("f4", copy=False) for i in range(factor))
     return sum(rows[:, i::factor] for i in range(factor)) / np.float32(factor**2)
+
+
+def marked(at, factor, shape):
+    """Which blocks of factor x factor pixels hold any of the pixels at = (y, x), as an array of that shape."""
+    out, (y, x) = np.zeros(shape, bool), (v // factor for v in at)
+    inside = (y < shape[0]) & (x < shape[1])
+    out[y[inside], x[inside]] = True
+    return out
 
 
 def maxima(data, limit):

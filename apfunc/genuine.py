@@ -6,7 +6,7 @@ another form altogether, or a ripple on the light of a bright neighbour.
 
 import numpy as np
 
-from apfunc import detect, psf, starfit
+from apfunc import detect, nebula, psf, starfit
 from apfunc.psf import SKY, A, X, Y
 
 # The bits of a star's flags.
@@ -17,7 +17,8 @@ def judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual
     """Columns (of `stars.stars`) of the peaks that are stars, and which they are, brightest first.
 
     flat: the frame without sky; light: the models of all the stars `p`, NaN where pixels say nothing; core: the part of
-    the `offsets` that shapes are fitted to; usual: misfit of a good star; planes: bad and saturated pixels.
+    the `offsets` that shapes are fitted to; usual: misfit of a good star; planes: bad and
+    saturated pixels, and the frame with its nebulae.
     """
     inside = np.abs((p[:, [Y, X]] + 0.5) / flat.shape - 0.5).max(1) <= 0.5
     may = np.flatnonzero(inside & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
@@ -56,10 +57,11 @@ def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usua
     point, flatness, _ = psf.shape(p)
     least, most = point * np.sqrt(1 - flatness), point / np.sqrt(1 - flatness)
 
+    bad, full, cloudy = planes
     burnt, edge, broken = np.zeros((3, len(row)), bool)
     k = np.flatnonzero(~good[:, distance <= 1.5 * width].all(1))
     if len(k):
-        bad, full = (detect.stamps(plane, y[k], x[k], offsets) for plane in planes)
+        bad, full = (detect.stamps(plane, y[k], x[k], offsets) for plane in (bad, full))
         edge[k] = np.isnan(full[:, distance <= 1.5 * width]).any(1)
         burnt[k] = (full[:, distance <= 1.5 * width] > 0).any(1)
         broken[k] = (bad[:, distance <= 1.2 * width] > 0).any(1)
@@ -68,16 +70,18 @@ def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usua
     flags = FULL * burnt + EDGE * edge + BLEND * (share > 0.1) + DEFECT * broken + SHAPE * strange
 
     sharp = (gained > 16) & (minor < 0.65 * least)
-    formless = (misfit(least2, free, core, noise, gain) > max(0.3, 4 * usual)) & (share < 0.1)
-    formless &= certain(least2, core) > 5
+    formless = (certain(least2, core) > 5) & (share < 0.1)
+    k = np.flatnonzero(formless)
+    formless[k] = misfit(least2[k], free[k], core, noise[k], gain) > max(0.3, 4 * usual)
     wide = (gained > 9) & (minor > 1.6 * point)
     k = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt)
     wide[k] = _wide(flat, light, free[k], p[k], noise[k], point[k], y[k], x[k], width)
     ripple = height < 0.15 * others[:, 0]
     odd = strange & (sure < 20) & (share < 0.1)  # so faint, and alone, a star has the PSF's shape within the noise
-    k = np.flatnonzero((gained > 3) & ((fwhm > 1.2 * point) | (major > 1.5 * most)) & (share < 0.1) & (sure < 10 * sigma))
-    rough = detect.textured(flat, light, y[k], x[k], noise[k], width)
-    odd[k] |= (rough > 1) & (sure[k] < 1.25 * sigma * rough)  # of a filament's form, and no more than the others round it
+    wider = (gained > 3) & ((fwhm > 1.2 * point) | (major > 1.5 * most))
+    k = np.flatnonzero(wider & (share < 0.1) & (sure < 10 * sigma))
+    noisier = nebula.rough(cloudy, light, y[k], x[k], noise[k], width)
+    odd[k] |= (noisier > 1.15) & (sure[k] < 1.25 * sigma * noisier)  # like a filament, and no more than what lies round
     keep = np.flatnonzero(~ripple & (burnt | ~(sharp | wide | formless | odd)))
 
     odd = ~np.isfinite(fwhm) | (fwhm > 4 * width) | (fwhm < 0.2)
@@ -106,6 +110,6 @@ def _wide(flat, light, free, p, noise, point, y, x, width):
     """Whether peaks that look wider than the PSF are much wider when their surroundings are seen as well."""
     wide = psf.disc(4.5 * width)
     values = detect.stamps(flat, y, x, wide) - detect.stamps(light, y, x, wide) + psf.profiles(p, y, x, wide)
-    found = psf.fit(values, y, x, wide, free, noise, free=psf.SHAPE, passes=12, near=0.1, sure=False)[0]
+    found = psf.fit(values, y, x, wide, free, noise, free=psf.SHAPE, passes=8, near=0.1, sure=False)[0]
     fwhm, ellipticity, _ = psf.shape(found)
     return fwhm * np.sqrt(1 - ellipticity) > 1.7 * point

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from apfunc import detect, genuine, psf, starfit
+from apfunc import detect, genuine, nebula, psf, starfit
 from apfunc.genuine import FULL, SHAPE
 from apfunc.psf import SKY, A, X, Y
 
@@ -29,7 +29,8 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     # places and heights with a round PSF; then the frame's own PSF from the best
     light = np.zeros(flat.shape, "f4")  # of all stars found so far; NaN where a pixel says nothing
     light.reshape(-1)[hidden] = np.nan
-    p = starfit.refit(flat, light, y, x, core, None, p, noise, passes=3, near=0.5)[0]
+    inner = tuple(v[:np.count_nonzero(np.hypot(*offsets) <= 1.2 * width)] for v in offsets)
+    p = starfit.refit(flat, light, y, x, inner, None, p, noise, passes=3, near=0.5)[0]
     sizes = starfit.paint(light, y, x, p, noise, width)
     factor = _excess(flat, sky, y, x, p, noise, width)
     noise *= factor
@@ -51,15 +52,20 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
         more = factor * detect.at_pixels(sky[0], sky[3], sky[1], cy, cx).astype("f8")
         sizes = np.concatenate([sizes, starfit.paint(light, cy, cx, new, more, width)])
         y, x, p, noise = (np.concatenate(both) for both in ((y, cy), (x, cx), (p, new), (noise, more)))
-    p = starfit.settle(flat, light, y, x, core, p, noise, gain, sizes, width)
-    columns, keep = genuine.judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual, (bad, full))
+    cloud = nebula.find(flat, light, full, float(np.median(sky[3])), width)
+    calm = flat if cloud is None else nebula.without(flat, *cloud)
+    beside = (y, np.minimum(x + round(width), flat.shape[1] - 1)), (np.minimum(y + round(width), len(flat) - 1), x)
+    moved = np.ptp([flat[at] - calm[at] for at in ((y, x), *beside)], axis=0) > 2 * starfit.CHANGED * noise
+    p = starfit.settle(calm, light, y, x, core, p, noise, gain, sizes, width, moved)
+    columns, keep = genuine.judged(calm, light, p, y, x, offsets, core, noise, gain, sigma, width, usual,
+                                   (bad, full, flat))
     if model is None:  # nothing here looked like a star: what has a strange shape is none either
         fair = (columns["flags"] & SHAPE) == 0
         columns, keep = {name: values[fair] for name, values in columns.items()}, keep[fair]
     p, y, x = p[keep], y[keep], x[keep]
     columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
     clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
-    factor = starfit.aperture(flat, light, y[clean], x[clean], p[clean], width, usual)
+    factor = starfit.aperture(calm, light, y[clean], x[clean], p[clean], width, usual)
     p, columns = _joined(p, columns, *giants, sky, flat.shape)
     columns["flux"], columns["fluxerr"] = columns["flux"] * factor, columns["fluxerr"] * factor
     return p, columns, {"APCOR": round(factor, 5)} if len(p) else {}

@@ -48,18 +48,21 @@ def refit(flat, light, y, x, offsets, before, start, noise, gain=None, chunk=256
     return p, chi2
 
 
-def settle(flat, light, y, x, offsets, p, noise, gain, sizes, width, rounds=5):
-    """The stars after rounds in which those are fitted again whose neighbours have changed; `light` follows."""
+def settle(flat, light, y, x, offsets, p, noise, gain, sizes, width, moved, rounds=5):
+    """The stars after rounds in which those are fitted again whose neighbours have changed; `light` follows.
+
+    moved: which are fitted in any case.
+    """
     some, p = tuple(v[::8] for v in offsets), p.copy()  # pixels that are looked at for changes
     seen = np.zeros((len(y), len(some[0])), "f4")  # what the others added there when a star was fitted last
     for _ in range(rounds):
         others = detect.stamps(light, y, x, some) - psf.profiles(p, y, x, some)
-        k = np.flatnonzero((np.abs(others - seen) > CHANGED * noise[:, None]).any(1))
+        k = np.flatnonzero((np.abs(others - seen) > CHANGED * noise[:, None]).any(1) | moved)
         if not len(k):
             break
         found, _ = refit(flat, light, y[k], x[k], offsets, p[k], p[k], noise[k], gain, passes=4, near=0.03)
         paint(light, y[k], x[k], found, noise[k], width, p[k], sizes[k])
-        seen[k], p[k] = others[k], found
+        seen[k], p[k], moved = others[k], found, False
     return p
 
 

@@ -1,0 +1,68 @@
+"""The nebula that stars lie on: taken off before they are measured, and asked whether they are part of it.
+
+What is finer than the mesh of the sky (`apfunc.background`) but wider than a star pulls the places of stars on it and
+hides faint ones; once the stars are known, it is what is left of the frame without them, smoothed.
+"""
+
+import numpy as np
+
+from apfunc import background, detect, psf
+
+CLEAR = 2.0  # a nebula's power in units of that of the noise, above which it counts
+
+
+def find(flat, light, full, noise, width):
+    """What a frame less its stars (`flat` - `light`; NaN counts as zero) holds that is wider than 3 FWHM, as means over
+    blocks of `step` pixels; drawn to zero as far as it is no more than CLEAR times the power of what the `noise` of a
+    pixel and 3 % of the stars' light make of themselves, and beside saturated pixels (`full`).  (cells, step); None
+    when there is nothing."""
+    step = max(int(width), 1)
+    if min(flat.shape) < 8 * step:
+        return None
+    kernel, parts = detect.gaussian(3 * width / step), []
+    for i in range(0, len(flat) - step + 1, 8 * step):  # strips that stay in the cache
+        known = light[i:i + 8 * step]
+        known = np.where(known == known, known, 0)
+        parts.append((detect.shrink(flat[i:i + 8 * step] - known, step), detect.shrink(known, step)))
+    cells, stars = (background.separable(np.concatenate(part), kernel) for part in zip(*parts))
+    expected = ((2 * (kernel**2).sum() - kernel[0] ** 2) * noise / step) ** 2 + (0.03 * stars) ** 2
+    power = background.separable(cells**2, kernel) / expected
+    cells *= np.maximum(1 - CLEAR / np.maximum(power, 1e-6), 0)
+    burnt = detect.marked(np.divmod(np.flatnonzero(full), full.shape[1]), step, cells.shape)
+    cells[background.separable(burnt, kernel) > 0] = 0
+    cells -= np.clip(cells, -0.05 * noise, 0.05 * noise)  # what no star feels
+    return (cells, step) if np.count_nonzero(power > 8) > 1e-3 * cells.size else None
+
+
+def without(flat, cells, step):
+    """The frame less a nebula (of `find`), linear between the middles of its cells."""
+    (above, down), (left, right) = (_between(cells.shape[i], step, flat.shape[i]) for i in (0, 1))
+    out = flat.copy()
+    for i in range(0, len(out), 8 * step):
+        rows = slice(i, i + 8 * step)
+        seen = np.flatnonzero(cells[above[rows][0]:above[rows][-1] + 2].any(0))
+        if len(seen):
+            columns = slice(max(seen[0] - 1, 0) * step, (seen[-1] + 2) * step)
+            k, part, rest = left[columns], right[columns], down[rows, None]
+            some = cells[above[rows][0]:above[rows][-1] + 2]
+            wide = some[:, k] * (1 - part) + some[:, np.minimum(k + 1, cells.shape[1] - 1)] * part
+            k = above[rows] - above[rows][0]
+            out[rows, columns] -= wide[k] * (1 - rest) + wide[np.minimum(k + 1, len(wide) - 1)] * rest
+    return out
+
+
+def rough(flat, light, y, x, noise, width):
+    """Noise of a filter of FWHM `width` round the pixels (y, x) of a frame less its stars (`flat` - `light`), what a
+    nebula adds included, in units of what independent pixels of that `noise` leave (>= 1)."""
+    (ry, rx), (wy, wx) = detect.ring(width), psf.disc(4.3 * width)
+    kernel = np.exp(-4 * np.log(2) * ((wy[:, None] - ry) ** 2 + (wx[:, None] - rx) ** 2) / width**2)
+    kernel /= kernel.sum(0)
+    rest = np.nan_to_num(detect.stamps(flat, y, x, (wy, wx)) - detect.stamps(light, y, x, (wy, wx)))
+    low, middle = detect.quantile(rest @ kernel.astype("f4"), [0.2, 0.5])
+    return np.maximum(detect.TEXTURE * (middle - low) / 0.8416 / noise / np.sqrt((kernel**2).sum(0).mean()), 1)
+
+
+def _between(cells, step, size):
+    """For each of `size` pixels the cell before it, and its part of the way to the next one."""
+    at = np.clip((np.arange(size) + 0.5) / step - 0.5, 0, cells - 1)
+    return at.astype(int), (at % 1).astype("f4")
