@@ -43,7 +43,7 @@ def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4,
     first = 6 * n + k * np.array([kinds.index(g) for g in groups])
     for _ in range(rounds):
         place, jacobian = _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
-        weight, weight_a = robust / seen["sigma"] ** 2, robust_anchor / anchors["sigma"] ** 2
+        weight, weight_a = robust / seen["sigma"]**2, robust_anchor / anchors["sigma"]**2
         mean, total = _means(star, place, weight, anchors["star"], anchor, weight_a, stars)
         rest, rest_a = place - mean[:, star], anchor - mean[:, anchors["star"]]
         robust, robust_anchor = _trust(rest, seen["sigma"]), _trust(rest_a, anchors["sigma"])
@@ -54,11 +54,11 @@ def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4,
         _priors(normal, right, jacobian, h, coefficients, kinds, reference, len(anchors["star"]))
         step = np.linalg.solve(normal, right)
         for f in range(n):
-            _move(solutions[f], step[6 * f : 6 * f + 6], origin, unit, h[f])
+            _move(solutions[f], step[6 * f:6 * f + 6], origin, unit, h[f])
         for g, kind in enumerate(kinds):
-            coefficients[kind] = coefficients[kind] + step[6 * n + g * k : 6 * n + (g + 1) * k]
+            coefficients[kind] = coefficients[kind] + step[6 * n + g * k:6 * n + (g + 1) * k]
     place, _ = _predict(solutions, coefficients, groups, frame, u, v, h, phi, origin, unit)
-    weight = robust / seen["sigma"] ** 2
+    weight = robust / seen["sigma"]**2
     mean, _ = _means(star, place, weight, anchors["star"], anchor, weight_a, stars)
     for s, g, half in zip(solutions, groups, h):
         s["a"], s["b"] = sip(model, coefficients[g], half)
@@ -77,7 +77,7 @@ def _means(star, place, weight, star_a, anchor, weight_a, stars):
 def _trust(rest, sigma):
     """Weights that fall off for outliers (Cauchy's); a fit that is still bad everywhere (median) distrusts nobody."""
     ratio = np.hypot(*rest) / sigma
-    return 1 / (1 + (ratio / (3 * max(1.0, float(np.median(ratio)) if len(ratio) else 1.0))) ** 2)
+    return 1 / (1 + (ratio / (3 * max(1.0, float(np.median(ratio)) if len(ratio) else 1.0)))**2)
 
 
 def _local(solution, origin, unit):
@@ -194,20 +194,16 @@ def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), 
             each[model] += _misfit(fitted, seen, anchors, fold == left, fold_a == left, reference, len(each[model]))
         if best is None or clearly_better(each[best], each[model]):
             best = model
-    return (
-        best,
-        adjust(solutions, groups, seen, anchors, best, reference=reference, rounds=6),
-        {k: float(v.sum()) for k, v in each.items()},
-    )
+    return (best, adjust(solutions, groups, seen, anchors, best, reference=reference,
+                         rounds=6), {k: float(v.sum()) for k, v in each.items()})
 
 
 def clearly_better(old, new):
     """Whether the misfits `new` of the stars are below `old` by more than chance: by 10 and twice the error of the
     sum, or by much."""
     gain = old - new
-    return gain.sum() > max(25, 0.2 * old.sum()) or gain.sum() > 10 + 2 * float(
-        np.sqrt(np.sum((gain - gain.mean()) ** 2))
-    )
+    return gain.sum() > max(25, 0.2 * old.sum()) or gain.sum() > 10 + 2 * float(np.sqrt(np.sum(
+        (gain - gain.mean())**2)))
 
 
 def widened(rest, sigma, frame, n):
@@ -219,8 +215,8 @@ def widened(rest, sigma, frame, n):
         best = m[sigma[m] <= np.median(sigma[m])] if len(m) else m
         moved = best[np.hypot(*rest[:, best]) > 0]
         if len(moved) >= 4:  # the median of r^2 is 1.39 sigma^2 in two dimensions
-            extra = np.median((rest[:, moved] ** 2).sum(axis=0)) / 1.39 - np.median(sigma[moved] ** 2)
-            sigma[m] = np.sqrt(sigma[m] ** 2 + max(extra, 0))
+            extra = np.median((rest[:, moved]**2).sum(axis=0)) / 1.39 - np.median(sigma[moved]**2)
+            sigma[m] = np.sqrt(sigma[m]**2 + max(extra, 0))
     return sigma
 
 
@@ -240,5 +236,5 @@ def _misfit(solutions, seen, anchors, part, part_a, reference, stars):
         total = np.maximum(np.bincount(star, weight), 1e-30)
         mean = np.stack([np.bincount(star, weight * p) for p in place]) / total
         weight = sigma**-2.0 * _trust(place - mean[:, star], sigma)
-    ratio = ((place - mean[:, star]) ** 2).sum(axis=0) / sigma**2
+    ratio = ((place - mean[:, star])**2).sum(axis=0) / sigma**2
     return np.bincount(star, 5 * np.log1p(ratio / 4), stars)

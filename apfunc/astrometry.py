@@ -29,8 +29,7 @@ def astrometry(image, stars, field, order=None):
     f["shape"] = data.shape
     if len(f["x"]) < 3:
         raise ValueError(
-            f"only {len(f['x'])} usable stars; a solution needs 3 (cloud, or the wrong threshold of stars?)"
-        )
+            f"only {len(f['x'])} usable stars; a solution needs 3 (cloud, or the wrong threshold of stars?)")
     if len(field) < 3:
         raise ValueError(f"the field catalogue has only {len(field)} stars; look at the target's other frames")
     base = _base(field.meta, data.shape)
@@ -55,12 +54,8 @@ def _base(meta, shape):
         for p, q in wcs.terms(order):
             a[p, q], b[p, q] = meta.get(f"A_{p}_{q}", 0), meta.get(f"B_{p}_{q}", 0)
     return {
-        "crval": (float(meta["TANRA"]), float(meta["TANDEC"])),
-        "crpix": tie.centre(shape),
-        "cd": cd,
-        "a": a,
-        "b": b,
-        "same": same,
+        "crval": (float(meta["TANRA"]), float(meta["TANDEC"])), "crpix": tie.centre(shape), "cd": cd, "a": a, "b": b,
+        "same": same
     }
 
 
@@ -86,20 +81,11 @@ def _first(f, known, base):
     linear = base["cd"] / known["unit"]
     radius = (12.0, 2.5) if base["a"] is not None else (16.0, 5.0)
     guesses = [linear, -linear] if base["same"] else []
-    found = pattern.match(
-        (u[some], v[some]),
-        (known["x"][even], known["y"][even]),
-        guesses,
-        radius,
-        (0.95, 1.05) if base["same"] else (0.2, 5.0),
-        least=4.5,
-        n=(24, 34),
-    )
+    found = pattern.match((u[some], v[some]), (known["x"][even], known["y"][even]), guesses, radius,
+                          (0.95, 1.05) if base["same"] else (0.2, 5.0), least=4.5, n=(24, 34))
     if found is None:
-        raise ValueError(
-            f"no match of its {len(u)} stars with the field catalogue is beyond chance "
-            "(cloud, trailing, or another field?)"
-        )
+        raise ValueError(f"no match of its {len(u)} stars with the field catalogue is beyond chance "
+                         "(cloud, trailing, or another field?)")
     t = found[0]
     crval = tuple(float(c) for c in wcs.deproject(t[0, 2] * known["unit"], t[1, 2] * known["unit"], base["crval"]))
     return _turned({"crpix": base["crpix"], "a": base["a"], "b": base["b"]}, t, known["unit"], base["crval"], crval)
@@ -109,9 +95,8 @@ def _turned(solution, t, unit, origin, crval):
     """`solution` with crval and cd of the transformation t into the tangent plane at `origin`."""
     places = t[:, 2:] + t[:, :2] @ np.array([[1, -1, 0, 0], [0, 0, 1, -1.0]])
     xi, eta = wcs.project(*wcs.deproject(*(places * unit), origin), crval)
-    return dict(
-        solution, crval=crval, cd=np.array([[xi[0] - xi[1], xi[2] - xi[3]], [eta[0] - eta[1], eta[2] - eta[3]]]) / 2
-    )
+    return dict(solution, crval=crval,
+                cd=np.array([[xi[0] - xi[1], xi[2] - xi[3]], [eta[0] - eta[1], eta[2] - eta[3]]]) / 2)
 
 
 def _best(f, field, solution, base, order):
@@ -154,7 +139,8 @@ def _could_gain(f, i, ra, dec, solution, orders, base):
     """Whether the highest order fits so much better than the lowest that it cannot be its number of coefficients
     alone."""
     misfits = [
-        _misfit(f, i, ra, dec, _fitted(f, i, ra, dec, solution, n, base)[0]).sum() for n in (orders[0], orders[-1])
+        _misfit(f, i, ra, dec,
+                _fitted(f, i, ra, dec, solution, n, base)[0]).sum() for n in (orders[0], orders[-1])
     ]
     return misfits[0] - misfits[1] > 6 + 2 * 2 * len(wcs.terms(orders[-1]))
 
@@ -163,7 +149,7 @@ def _misfit(f, i, ra, dec, solution):
     """-2 log-likelihood (Student's t, 4 degrees: outliers count little) of each star about where a solution puts
     them."""
     x, y = wcs.pixel(solution, ra, dec)
-    ratio = ((x - f["x"][i]) ** 2 + (y - f["y"][i]) ** 2) / f["sigma"][i] ** 2
+    ratio = ((x - f["x"][i])**2 + (y - f["y"][i])**2) / f["sigma"][i]**2
     return 5 * np.log1p(ratio / 4)
 
 
@@ -177,24 +163,14 @@ def _pairs(f, solution, ra, dec, radius):
 
 def _fitted(f, i, ra, dec, solution, order, base):
     """One robust fit (weights by accuracy, outliers fading); order 1 holds the field's distortion."""
-    weight = f["sigma"][i] ** -2.0
+    weight = f["sigma"][i]**-2.0
     trust = np.ones(len(i))
     for _ in range(4):
         if order == 1 and len(i) < 6:
             solution = _similar(f["x"][i], f["y"][i], ra, dec, solution, weight * trust)
         else:
-            solution = wcs.fit(
-                f["x"][i],
-                f["y"][i],
-                ra,
-                dec,
-                base["crpix"],
-                order,
-                weight * trust,
-                solution["crval"],
-                base["a"],
-                base["b"],
-            )
+            solution = wcs.fit(f["x"][i], f["y"][i], ra, dec, base["crpix"], order, weight * trust, solution["crval"],
+                               base["a"], base["b"])
         x, y = wcs.pixel(solution, ra, dec)
         trust = adjust._trust(np.stack([x - f["x"][i], y - f["y"][i]]), f["sigma"][i])
     return solution, weight * trust
@@ -208,9 +184,7 @@ def _similar(x, y, ra, dec, solution, weight):
         z = np.array([1, 1j]) @ (solution["cd"] @ np.stack([u, v]))
         big_z = np.array([1, 1j]) @ np.stack(wcs.project(ra, dec, solution["crval"]))
         mean, big_mean = np.average(z, weights=weight), np.average(big_z, weights=weight)
-        a = np.sum(weight * (z - mean).conj() * (big_z - big_mean)) / max(
-            np.sum(weight * np.abs(z - mean) ** 2), 1e-300
-        )
+        a = np.sum(weight * (z - mean).conj() * (big_z - big_mean)) / max(np.sum(weight * np.abs(z - mean)**2), 1e-300)
         shift = big_mean - a * mean
         crval = tuple(float(c) for c in wcs.deproject(shift.real, shift.imag, solution["crval"]))
         solution = dict(solution, crval=crval, cd=np.array([[a.real, -a.imag], [a.imag, a.real]]) @ solution["cd"])
@@ -259,10 +233,8 @@ def _photometry(header, f, field, i, j):
     header["FLXSCERR"] = (wcs.short(error), "its error")
     header["FLXEXPT"] = (float(meta[f"EXPR{k}"]), "[s] the group's reference exposure")
     if f"MZPT{k}" in meta:
-        header["MAGZP"] = (
-            round(float(meta[f"MZPT{k}"]) - 2.5 * math.log10(scale / float(meta[f"EXPR{k}"])), 6),
-            "magnitude of 1 adu of this frame",
-        )
+        header["MAGZP"] = (round(float(meta[f"MZPT{k}"]) - 2.5 * math.log10(scale / float(meta[f"EXPR{k}"])),
+                                 6), "magnitude of 1 adu of this frame")
         header["MAGZPERR"] = (round(math.hypot(float(meta[f"MZPE{k}"]), 1.0857 * error / scale), 6), "its error")
         header["MAGZPSYS"] = (str(meta.get("MAGSYS", "")), "magnitude system of MAGZP")
 
@@ -274,7 +246,7 @@ def _weighted_median(values, snr):
     total = np.cumsum(weight[order])
     middle = float(np.interp(0.5 * total[-1], total - 0.5 * weight[order], values[order]))
     if len(values) < 5:
-        return middle, middle / float(np.sqrt(np.sum(np.minimum(snr, 100.0) ** 2)))
+        return middle, middle / float(np.sqrt(np.sum(np.minimum(snr, 100.0)**2)))
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
     return middle, max(1.2533 * spread / math.sqrt(len(values)), 1e-4 * middle)
 

@@ -54,11 +54,8 @@ def installed(ra, dec, radius, epoch=None, indexes=INDEX_FOLDERS):
     double = pairs_within(x2, y2, x1, y1, 4 / 3600)[0] if len(x1) else []
     faint = faint[~np.isin(np.arange(len(faint)), double)]
     columns = [np.concatenate([bright[name], faint[name]]) for name in ("ra", "dec", "mag", "err")]
-    return table_of(
-        *columns,
-        "Gaia DR3 G<10 + Tycho-2" if len(faint) else bright.meta["SOURCE"],
-        "G, Tycho VT" if len(faint) else "G",
-    )
+    return table_of(*columns, "Gaia DR3 G<10 + Tycho-2" if len(faint) else bright.meta["SOURCE"],
+                    "G, Tycho VT" if len(faint) else "G")
 
 
 def packaged(ra, dec, radius, epoch=None):
@@ -72,13 +69,8 @@ def packaged(ra, dec, radius, epoch=None):
     except ImportError:
         return None
     stars = np.memmap(
-        catalog_path(),
-        mode="r",
-        offset=16,
-        dtype=np.dtype(
-            [("id", "<i8"), ("ra", "<f8"), ("dec", "<f8"), ("mag", "<f4"), ("pmra", "<f4"), ("pmdec", "<f4")]
-        ),
-    )
+        catalog_path(), mode="r", offset=16, dtype=np.dtype([("id", "<i8"), ("ra", "<f8"), ("dec", "<f8"),
+                                                             ("mag", "<f4"), ("pmra", "<f4"), ("pmdec", "<f4")]))
     near = stars[np.abs(stars["dec"] - dec) <= radius + 0.01]
     near = near[wcs.distance(near["ra"], near["dec"], ra, dec) <= radius]
     position = moved(near["ra"], near["dec"], near["pmra"], near["pmdec"], (epoch or GAIA_EPOCH) - GAIA_EPOCH)
@@ -104,28 +96,21 @@ def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS):
         return None
     stars, limits, mags = _index_arrays(paths[0])
     low, step = limits[:3], 1 / limits[6]
-    centre = np.array(
-        [
-            np.cos(np.radians(dec)) * np.cos(np.radians(ra)),
-            np.cos(np.radians(dec)) * np.sin(np.radians(ra)),
-            np.sin(np.radians(dec)),
-        ]
-    )
+    centre = np.array([
+        np.cos(np.radians(dec)) * np.cos(np.radians(ra)),
+        np.cos(np.radians(dec)) * np.sin(np.radians(ra)),
+        np.sin(np.radians(dec))
+    ])
     chord = 2 * np.sin(np.radians(min(radius, 180.0)) / 2)
     near = np.arange(len(stars))
     for axis in (2, 0, 1):
         near = near[np.abs(stars[near, axis] * step + low[axis] - centre[axis]) <= chord]
     x, y, z = (stars[near] * step + low).T
-    keep = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 <= chord**2
+    keep = (x - centre[0])**2 + (y - centre[1])**2 + (z - centre[2])**2 <= chord**2
     x, y, z, near = x[keep], y[keep], z[keep], near[keep]
     return table_of(
-        np.degrees(np.arctan2(y, x)) % 360,
-        np.degrees(np.arctan2(z, np.hypot(x, y))),
-        mags[near],
-        np.full(len(near), 0.2),
-        "Tycho-2",
-        "Tycho VT",
-    )
+        np.degrees(np.arctan2(y, x)) % 360, np.degrees(np.arctan2(z, np.hypot(x, y))), mags[near],
+        np.full(len(near), 0.2), "Tycho-2", "Tycho VT")
 
 
 def _index_arrays(path):
@@ -134,17 +119,13 @@ def _index_arrays(path):
 
     found = {}
     with fits.open(path, memmap=True) as hdus:
-        order = (
-            "<"
-            if "littleendian" in os.path.basename(path) or hdus[0].header.get("ENDIAN", "04").startswith("04")
-            else ">"
-        )
+        order = ("<" if "littleendian" in os.path.basename(path) or hdus[0].header.get("ENDIAN", "04").startswith("04")
+                 else ">")
         for hdu in hdus[1:]:
             name, start = hdu.header.get("TTYPE1"), hdu.fileinfo()["datLoc"]
             shape, kind = {
                 "kdtree_data_stars": ((hdu.header["NAXIS2"], 3), f"{order}u4"),
-                "kdtree_range_stars": ((7,), f"{order}f8"),
-                "MAG_VT": ((hdu.header["NAXIS2"],), ">f4"),
+                "kdtree_range_stars": ((7,), f"{order}f8"), "MAG_VT": ((hdu.header["NAXIS2"],), ">f4")
             }.get(name, (None, None))
             if shape:
                 found[name] = np.memmap(path, mode="r", offset=start, dtype=kind, shape=shape)
@@ -156,10 +137,8 @@ def _index_arrays(path):
 ALIASES = {
     "ra": "ra raj2000 _raj2000 ra_icrs ra_deg radeg alpha_j2000 right_ascension",
     "dec": "dec dej2000 _dej2000 de_icrs dec_deg decdeg delta_j2000 declination dej2000 decj2000",
-    "mag": "mag phot_g_mean_mag gmag vmag rmag bmag g v r mag_auto",
-    "pmra": "pmra pm_ra",
-    "pmdec": "pmdec pm_dec pmde",
-    "epoch": "ref_epoch epoch",
+    "mag": "mag phot_g_mean_mag gmag vmag rmag bmag g v r mag_auto", "pmra": "pmra pm_ra", "pmdec": "pmdec pm_dec pmde",
+    "epoch": "ref_epoch epoch"
 }
 
 
@@ -186,31 +165,21 @@ def user(path, ra=None, dec=None, radius=None, epoch=None):
     }
     if column["ra"] is None or column["dec"] is None:
         raise ValueError(
-            f"the catalogue {path} has no columns ra and dec (it has {', '.join(table.colnames[:8])}); rename them"
-        )
+            f"the catalogue {path} has no columns ra and dec (it has {', '.join(table.colnames[:8])}); rename them")
     stars_ra, stars_dec = _degrees(column["ra"], hours=True), _degrees(column["dec"])
-    mag = (
-        np.full(len(table), np.nan)
-        if column["mag"] is None
-        else np.ma.filled(np.ma.asarray(column["mag"], float), np.nan)
-    )
+    mag = (np.full(len(table), np.nan)
+           if column["mag"] is None else np.ma.filled(np.ma.asarray(column["mag"], float), np.nan))
     if column["pmra"] is not None and column["pmdec"] is not None and column["epoch"] is not None and epoch is not None:
         years = epoch - np.ma.filled(np.ma.asarray(column["epoch"], float), epoch)
-        stars_ra, stars_dec = moved(
-            stars_ra, stars_dec, *(np.ma.filled(np.ma.asarray(column[k], float), 0) for k in ("pmra", "pmdec")), years
-        )
+        stars_ra, stars_dec = moved(stars_ra, stars_dec,
+                                    *(np.ma.filled(np.ma.asarray(column[k], float), 0) for k in ("pmra", "pmdec")),
+                                    years)
     keep = np.isfinite(stars_ra) & np.isfinite(stars_dec) & (np.abs(stars_dec) <= 90)
     if ra is not None:
         keep[keep] = wcs.distance(stars_ra[keep], stars_dec[keep], ra, dec) <= radius
     system = "" if column["mag"] is None else column["mag"].name
-    return table_of(
-        stars_ra[keep],
-        stars_dec[keep],
-        mag[keep],
-        np.full(keep.sum(), 0.03),
-        f"catalogue {os.path.basename(path)}",
-        system,
-    )
+    return table_of(stars_ra[keep], stars_dec[keep], mag[keep], np.full(keep.sum(), 0.03),
+                    f"catalogue {os.path.basename(path)}", system)
 
 
 def _degrees(column, hours=False):
@@ -228,11 +197,8 @@ def table_of(ra, dec, mag, err, source, system):
 
     ra, dec, mag, err = (np.asarray(c, float) for c in (ra, dec, mag, err))
     order = np.lexsort((ra, np.where(np.isfinite(mag), mag, np.inf)))
-    table = Table(
-        [ra[order], dec[order], mag[order], err[order]],
-        names=("ra", "dec", "mag", "err"),
-        units=("deg", "deg", "mag", "arcsec"),
-    )
+    table = Table([ra[order], dec[order], mag[order], err[order]], names=("ra", "dec", "mag", "err"),
+                  units=("deg", "deg", "mag", "arcsec"))
     table.meta.update(SOURCE=source, MAGSYS=system)
     return table
 
@@ -248,9 +214,8 @@ def resolve(name):
     except ImportError:
         return None
     text = re.sub(r"[_\s]+", " ", str(name or "")).strip()
-    for kind, digits in re.findall(
-        r"(?<![A-Za-z])(NGC|IC|M|Messier|Mel|B|Barnard|C|Caldwell)[\s-]*0*(\d{1,4})(?!\d)", text, re.IGNORECASE
-    ):
+    for kind, digits in re.findall(r"(?<![A-Za-z])(NGC|IC|M|Messier|Mel|B|Barnard|C|Caldwell)[\s-]*0*(\d{1,4})(?!\d)",
+                                   text, re.IGNORECASE):
         kind = {"MESSIER": "M", "BARNARD": "B", "CALDWELL": "C"}.get(kind.upper(), kind)
         target = ongc.get(f"{kind}{digits}")
         if target is not None and target.rad_coords is not None:
@@ -258,10 +223,8 @@ def resolve(name):
     letters = re.sub(r"[^a-z]", "", text.lower())
     if len(letters) > 4:
         for target in ongc.listObjects(withname=True):
-            if (
-                any(re.sub(r"[^a-z]", "", n.lower()) == letters for n in target.identifiers[3] or ())
-                and target.rad_coords is not None
-            ):
+            if (any(re.sub(r"[^a-z]", "", n.lower()) == letters for n in target.identifiers[3] or ())
+                    and target.rad_coords is not None):
                 return tuple(float(np.degrees(c)) for c in target.rad_coords)
     return None
 

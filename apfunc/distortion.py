@@ -19,9 +19,8 @@ def basis(model, u, v):
     if model == "radial":
         return radial[:, None, :]
     if model == "centre":
-        return np.stack(
-            [radial, np.stack([3 * u**2 + v**2, 2 * u * v]), np.stack([2 * u * v, u**2 + 3 * v**2])], axis=1
-        )
+        return np.stack([radial, np.stack([3 * u**2 + v**2, 2 * u * v]),
+                         np.stack([2 * u * v, u**2 + 3 * v**2])], axis=1)
     powers = np.stack([u**p * v**q for p, q in POWERS[model]])
     return np.stack([np.concatenate([powers, 0 * powers]), np.concatenate([0 * powers, powers])])
 
@@ -42,5 +41,5 @@ def sip(model, coefficients, size):
     a, b = np.zeros((2, order + 1, order + 1))
     half = len(coefficients) // 2
     for k, (p, q) in enumerate(POWERS[model]):
-        a[p, q], b[p, q] = coefficients[k] / size ** (p + q), coefficients[half + k] / size ** (p + q)
+        a[p, q], b[p, q] = coefficients[k] / size**(p + q), coefficients[half + k] / size**(p + q)
     return a, b

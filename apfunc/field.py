@@ -61,9 +61,8 @@ def where(tables):
     """
     frames = [register.frame_of(t) for t in tables]
     solutions = [register.own_solution(f) for f in frames]
-    places = [tuple(float(c) for c in wcs.sky(s, *tie.centre(f["shape"]))) for f, s in zip(frames, solutions) if s] or [
-        f["pointing"] for f in frames if f["pointing"]
-    ]
+    places = [tuple(float(c) for c in wcs.sky(s, *tie.centre(f["shape"])))
+              for f, s in zip(frames, solutions) if s] or [f["pointing"] for f in frames if f["pointing"]]
     if not places:
         return None
     ra, dec = wcs.mean_position(*np.array(places).T)
@@ -88,19 +87,13 @@ def _tie_list(registered):
     pick = pick[pattern.spread(x[pick], y[pick], flux[pick], 300)]
     solutions = [
         register.moved(s, register.inverse(f["t"]), first["shape"])
-        for f, s in ((f, register.own_solution(f)) for f in registered)
-        if s
+        for f, s in ((f, register.own_solution(f)) for f in registered) if s
     ]
     hints = [f["pointing"] for f in registered if f["pointing"]]
     return {
-        "x": x[pick],
-        "y": y[pick],
-        "flux": flux[pick],
-        "shape": first["shape"],
-        "scale": first["scale"],
-        "pointing": first["pointing"] or (hints[0] if hints else None),
-        "solutions": solutions,
-        "epoch": register.epoch(registered),
+        "x": x[pick], "y": y[pick], "flux": flux[pick], "shape": first["shape"], "scale": first["scale"],
+        "pointing": first["pointing"] or (hints[0] if hints else None), "solutions": solutions,
+        "epoch": register.epoch(registered)
     }
 
 
@@ -160,28 +153,16 @@ def _solve(registered, catalog):
             return xi / unit, eta / unit
 
         x, y, count = register.associate(registered, radius if len(registered) > 1 else 0.5, place)
-        anchors = _anchors(
-            registered,
-            x,
-            y,
-            catalog,
-            origin,
-            unit,
-            radius if n_tie == 0 else min(radius, max(1.5, 5 * rms / unit / 3600)),
-        )
+        anchors = _anchors(registered, x, y, catalog, origin, unit,
+                           radius if n_tie == 0 else min(radius, max(1.5, 5 * rms / unit / 3600)))
         useful = np.union1d(np.flatnonzero(count > 1), anchors["star"])
         seen = {"frame": [], "star": [], "x": [], "y": [], "sigma": []}
         for n, f in enumerate(registered):
             pick = np.flatnonzero(np.isin(f["star"], useful))
             even = pattern.spread(f["x"][pick], f["y"][pick], f["snr"][pick], 250, cells=8)
             keep = np.union1d(pick[even], pick[np.isin(f["star"][pick], anchors["star"])])
-            for key, values in (
-                ("frame", np.full(len(keep), n)),
-                ("star", f["star"][keep]),
-                ("x", f["x"][keep]),
-                ("y", f["y"][keep]),
-                ("sigma", f["sigma"][keep]),
-            ):
+            for key, values in (("frame", np.full(len(keep), n)), ("star", f["star"][keep]), ("x", f["x"][keep]),
+                                ("y", f["y"][keep]), ("sigma", f["sigma"][keep])):
                 seen[key].append(values)
         seen = {key: np.concatenate(values) for key, values in seen.items()}
         model, (solutions, _, _), scores = adjust.choose([f["solution"] for f in registered], groups, seen, anchors)
@@ -203,10 +184,8 @@ def _anchors(registered, x, y, catalog, origin, unit, radius):
     near = near[j]
     err = np.asarray(catalog["err"][near], float) if "err" in catalog.colnames else np.full(len(near), 0.1)
     return {
-        "star": i,
-        "ra": np.asarray(catalog["ra"][near], float),
-        "dec": np.asarray(catalog["dec"][near], float),
-        "sigma": np.hypot(err / 3600 / unit, 0.05),
+        "star": i, "ra": np.asarray(catalog["ra"][near], float), "dec": np.asarray(catalog["dec"][near], float),
+        "sigma": np.hypot(err / 3600 / unit, 0.05)
     }
 
 
@@ -219,12 +198,10 @@ def _tie_quality(seen, solutions, anchors):
     for star, ra, dec in zip(anchors["star"], anchors["ra"], anchors["dec"]):
         m = np.flatnonzero(seen["star"] == star)
         if len(m):
-            places = np.array(
-                [
-                    np.array(wcs.project(*wcs.sky(solutions[seen["frame"][k]], seen["x"][k], seen["y"][k]), (ra, dec)))
-                    for k in m
-                ]
-            )
+            places = np.array([
+                np.array(wcs.project(*wcs.sky(solutions[seen["frame"][k]], seen["x"][k], seen["y"][k]), (ra, dec)))
+                for k in m
+            ])
             errors.append(float(np.hypot(*np.median(places, axis=0))) * 3600)
     good = np.array([e for e in errors if e < max(3.0, 4 * float(np.median(errors)))])
     return len(good), float(np.sqrt(np.mean(good**2))) if len(good) else float("nan")
@@ -247,11 +224,7 @@ def _merge(registered, frames, catalog):
     best = np.zeros(n)
     for f in registered:
         fx, fy = place(f)
-        for target, values in (
-            (weight, f["sigma"] ** -2.0),
-            (sum_x, fx / f["sigma"] ** 2),
-            (sum_y, fy / f["sigma"] ** 2),
-        ):
+        for target, values in ((weight, f["sigma"]**-2.0), (sum_x, fx / f["sigma"]**2), (sum_y, fy / f["sigma"]**2)):
             np.add.at(target, f["star"], values)
         np.maximum.at(best, f["star"], f["snr"])
     ra, dec = wcs.deproject(sum_x / weight * unit, sum_y / weight * unit, origin)
@@ -281,13 +254,8 @@ def _merge(registered, frames, catalog):
 def _describe(meta, reference):
     """The reference frame's solution and distortion in `meta` (in place)."""
     s = reference["solution"]
-    meta.update(
-        TANRA=s["crval"][0],
-        TANDEC=s["crval"][1],
-        SCALE=wcs.scale(s),
-        DISTNX=reference["shape"][1],
-        DISTNY=reference["shape"][0],
-    )
+    meta.update(TANRA=s["crval"][0], TANDEC=s["crval"][1], SCALE=wcs.scale(s), DISTNX=reference["shape"][1],
+                DISTNY=reference["shape"][0])
     for i in range(2):
         for j in range(2):
             meta[f"CD{i + 1}_{j + 1}"] = float(s["cd"][i][j])

@@ -55,11 +55,8 @@ def _csv(content):
     lines = content.decode("ascii", "replace").splitlines()
     if not lines or not lines[0].lower().startswith("ra,dec"):
         return None
-    rows = [
-        [float(v) if v not in ("", "null") else np.nan for v in line.split(",")]
-        for line in lines[1:]
-        if line.count(",") == 4
-    ]
+    rows = [[float(v) if v not in ("", "null") else np.nan for v in line.split(",")] for line in lines[1:]
+            if line.count(",") == 4]
     return np.array(rows, float).reshape(-1, 5)
 
 
@@ -68,11 +65,9 @@ def _query(ra, dec, radius, limit, most, timeout, url):
     import urllib.parse
     import urllib.request
 
-    adql = (
-        f"SELECT TOP {most} ra, dec, phot_g_mean_mag, pmra, pmdec FROM gaiadr3.gaia_source "
-        f"WHERE phot_g_mean_mag < {limit} AND 1 = CONTAINS(POINT('ICRS', ra, dec), "
-        f"CIRCLE('ICRS', {ra:.6f}, {dec:.6f}, {radius:.5f})) ORDER BY phot_g_mean_mag"
-    )
+    adql = (f"SELECT TOP {most} ra, dec, phot_g_mean_mag, pmra, pmdec FROM gaiadr3.gaia_source "
+            f"WHERE phot_g_mean_mag < {limit} AND 1 = CONTAINS(POINT('ICRS', ra, dec), "
+            f"CIRCLE('ICRS', {ra:.6f}, {dec:.6f}, {radius:.5f})) ORDER BY phot_g_mean_mag")
     form = urllib.parse.urlencode({"REQUEST": "doQuery", "LANG": "ADQL", "FORMAT": "csv", "QUERY": adql}).encode()
     deadline, content = time.monotonic() + timeout, b""
     try:

@@ -35,9 +35,8 @@ def pairs_within(x1, y1, x2, y2, radius):
     order = np.argsort(x2, kind="stable")
     low, high = np.searchsorted(x2[order], x1 - radius), np.searchsorted(x2[order], x1 + radius, side="right")
     i = np.repeat(np.arange(len(x1)), high - low)
-    j = order[
-        np.arange(len(i)) - np.repeat(np.cumsum(high - low) - (high - low), high - low) + np.repeat(low, high - low)
-    ]
+    j = order[np.arange(len(i)) - np.repeat(np.cumsum(high - low) - (high - low), high - low)
+              + np.repeat(low, high - low)]
     gap = np.hypot(x1[i] - x2[j], y1[i] - y2[j])
     keep = gap <= radius
     return i[keep], j[keep], gap[keep]
@@ -146,9 +145,8 @@ def _triangles(x, y, smallest):
     """Vertices (opposite the longest, middle, shortest side), side ratios, longest side and turning sense of all
     triangles."""
     n = len(x)
-    i, j, k = (
-        np.array([(a, b, c) for a in range(n) for b in range(a + 1, n) for c in range(b + 1, n)], int).reshape(-1, 3).T
-    )
+    i, j, k = (np.array([(a, b, c) for a in range(n) for b in range(a + 1, n) for c in range(b + 1, n)],
+                        int).reshape(-1, 3).T)
     corners = np.stack([i, j, k])
     sides = np.stack([np.hypot(x[b] - x[c], y[b] - y[c]) for b, c in ((j, k), (i, k), (i, j))])
     order = np.argsort(-sides, axis=0, kind="stable")
@@ -167,7 +165,7 @@ def triangles(one, two, scales=(0.9, 1.1), parities=(1, -1), tolerance=0.012, n=
     one).  Each pair of like triangles votes for a transformation (rotation, scale, where the centre goes); returned
     are the transformations at the `top` peaks of the votes, best first.
     """
-    x1, y1, x2, y2 = one[0][: n[0]], one[1][: n[0]], two[0][: n[1]], two[1][: n[1]]
+    x1, y1, x2, y2 = one[0][:n[0]], one[1][:n[0]], two[0][:n[1]], two[1][:n[1]]
     if len(x1) < 3 or len(x2) < 3:
         return []
     size1 = max(np.ptp(x1), np.ptp(y1))
@@ -178,9 +176,9 @@ def triangles(one, two, scales=(0.9, 1.1), parities=(1, -1), tolerance=0.012, n=
     chunks = []
     step = max(1, int(2e6 // max(1, (high - low).mean() if len(low) else 1)))
     for s in range(0, len(mid1), step):
-        count = (high - low)[s : s + step]
+        count = (high - low)[s:s + step]
         p = np.repeat(np.arange(s, s + len(count)), count)
-        q = order[np.arange(len(p)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low[s : s + step], count)]
+        q = order[np.arange(len(p)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low[s:s + step], count)]
         ratio = long2[q] / long1[p]
         keep = (np.abs(short1[p] - short2[q]) < tolerance) & (ratio > scales[0]) & (ratio < scales[1])
         keep &= np.isin(turn1[p] * turn2[q], parities)
@@ -206,53 +204,31 @@ def _peaks(a, c, parity, centre, size, top):
     turn, zoom = np.angle(a) / 0.05, np.log(np.abs(a)) / 0.025
     found = []
     for half in (0.0, 0.5):
-        cells = np.stack(
-            [
-                np.floor(turn + half) % math.ceil(2 * math.pi / 0.05),
-                np.floor(zoom + half),
-                np.floor(c.real / width + half),
-                np.floor(c.imag / width + half),
-                parity,
-            ]
-        ).astype(np.int64)
+        cells = np.stack([
+            np.floor(turn + half) % math.ceil(2 * math.pi / 0.05),
+            np.floor(zoom + half),
+            np.floor(c.real / width + half),
+            np.floor(c.imag / width + half), parity
+        ]).astype(np.int64)
         cells -= cells.min(axis=1, keepdims=True)
-        key = (
-            np.ravel_multi_index(cells, cells.max(axis=1) + 1)
-            if np.prod((cells.max(axis=1) + 1).astype(float)) < 2**62
-            else cells[0]
-        )
+        key = (np.ravel_multi_index(cells,
+                                    cells.max(axis=1) + 1) if np.prod(
+                                        (cells.max(axis=1) + 1).astype(float)) < 2**62 else cells[0])
         _, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
         for k in np.argsort(-counts, kind="stable")[:top]:
             members = inverse == k
-            found.append(
-                (
-                    int(counts[k]),
-                    complex(np.median(a[members].real), np.median(a[members].imag)),
-                    complex(np.median(c[members].real), np.median(c[members].imag)),
-                    int(parity[members][0]),
-                )
-            )
+            found.append((int(counts[k]), complex(np.median(a[members].real), np.median(a[members].imag)),
+                          complex(np.median(c[members].real), np.median(c[members].imag)), int(parity[members][0])))
     found.sort(key=lambda f: (-f[0], f[1].real, f[1].imag))
     result = []
-    for _, a_0, c_0, sense in found[: 2 * top]:
+    for _, a_0, c_0, sense in found[:2 * top]:
         b = c_0 - a_0 * (centre if sense > 0 else centre.conjugate())
         result.append(np.array([[a_0.real, -sense * a_0.imag, b.real], [a_0.imag, sense * a_0.real, b.imag]]))
     return result
 
 
-def match(
-    one,
-    two,
-    guesses=(),
-    radius=(20.0, 3.0),
-    scales=(0.9, 1.1),
-    parities=(1, -1),
-    least=6.0,
-    n=(22, 36),
-    tolerance=0.012,
-    similar=False,
-    blind=True,
-):
+def match(one, two, guesses=(), radius=(20.0, 3.0), scales=(0.9, 1.1), parities=(1, -1), least=6.0, n=(22, 36),
+          tolerance=0.012, similar=False, blind=True):
     """The transformation from `one` to `two`, or None: guesses first, then triangles.
 
     `one`, `two`: (x, y) arrays, best points first.  `guesses`: 2x2 matrices that may be the linear part: tried with

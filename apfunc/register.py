@@ -16,8 +16,7 @@ def frame_of(table):
     meta = {str(k).upper(): v for k, v in table.meta.items()}
     column = {
         name: np.array(np.ma.filled(np.ma.asarray(table[name], float), np.nan))
-        for name in ("x", "y", "flux", "fluxerr", "fwhm", "snr", "flags")
-        if name in table.colnames
+        for name in ("x", "y", "flux", "fluxerr", "fwhm", "snr", "flags") if name in table.colnames
     }
     x, y, flux = (column.get(name, np.zeros(0)) for name in ("x", "y", "flux"))
     flags = np.nan_to_num(column.get("flags", np.zeros(len(x)))).astype(int)
@@ -26,24 +25,13 @@ def frame_of(table):
     clean = good & ((flags & DIRTY) == 0)
     good = clean if clean.sum() >= 8 else good
     rank = np.flatnonzero(good)[np.lexsort((y[good], x[good], -flux[good]))]
-    x, y, flux, flags, snr = (
-        x[rank],
-        y[rank],
-        flux[rank],
-        flags[rank],
-        np.clip(np.nan_to_num(snr[rank], nan=5.0), 1, None),
-    )
-    fwhm = (
-        meta.get("FWHM")
-        if is_number(meta.get("FWHM"))
-        else np.nanmedian(column["fwhm"])
-        if len(column.get("fwhm", ()))
-        else 3.0
-    )
+    x, y, flux, flags, snr = (x[rank], y[rank], flux[rank], flags[rank],
+                              np.clip(np.nan_to_num(snr[rank], nan=5.0), 1, None))
+    fwhm = (meta.get("FWHM")
+            if is_number(meta.get("FWHM")) else np.nanmedian(column["fwhm"]) if len(column.get("fwhm", ())) else 3.0)
     fwhm = float(fwhm) if np.isfinite(fwhm) else 3.0
-    sigma = (
-        np.hypot(0.03, 0.6 * fwhm / snr) * np.where(flags & SATURATED, 5, 1) * np.where(flags & (BLENDED | DIRTY), 3, 1)
-    )
+    sigma = (np.hypot(0.03, 0.6 * fwhm / snr) * np.where(flags & SATURATED, 5, 1)
+             * np.where(flags & (BLENDED | DIRTY), 3, 1))
     shape = [
         int(meta[k]) if is_number(meta.get(k)) else int((c.max() if len(c) else 0) + 2)
         for k, c in (("NAXIS2", y), ("NAXIS1", x))
@@ -52,20 +40,10 @@ def frame_of(table):
     digest = hashlib.sha1(np.ascontiguousarray(np.stack([x, y, flux])).tobytes()).hexdigest()
     mjd = float(meta["MJD-MID"]) if is_number(meta.get("MJD-MID")) else 0.0
     return {
-        "meta": meta,
-        "x": x,
-        "y": y,
-        "flux": flux,
-        "flags": flags,
-        "snr": snr,
-        "sigma": sigma,
-        "shape": tuple(shape),
-        "exptime": exptime,
-        "filter": str(meta.get("FILTER") or "none").strip(),
-        "key": (mjd, digest),
-        "scale": pixel_scale(meta),
-        "pointing": pointing(meta),
-        "score": float(np.count_nonzero(snr >= 10)) + 0.2 * min(len(x), 500) / (1 + fwhm),
+        "meta": meta, "x": x, "y": y, "flux": flux, "flags": flags, "snr": snr, "sigma": sigma, "shape": tuple(shape),
+        "exptime": exptime, "filter": str(meta.get("FILTER")
+                                          or "none").strip(), "key": (mjd, digest), "scale": pixel_scale(meta),
+        "pointing": pointing(meta), "score": float(np.count_nonzero(snr >= 10)) + 0.2 * min(len(x), 500) / (1 + fwhm)
     }
 
 
@@ -92,7 +70,7 @@ def selection(frames, per_filter, most):
         seen[f["filter"]] = seen.get(f["filter"], -1) + 1
         rank.append(seen[f["filter"]])
     order = sorted(range(len(frames)), key=lambda i: (rank[i], i))
-    return [frames[i] for i in order if rank[i] < per_filter][: max(most, len(seen))]
+    return [frames[i] for i in order if rank[i] < per_filter][:max(most, len(seen))]
 
 
 def register(selected, frames):
@@ -130,15 +108,8 @@ def _place(f, first, known, linears):
     order = pattern.spread(*known, 400, cells=10)
     some = pattern.spread(f["x"], f["y"], f["flux"], 200)
     scales = (0.95, 1.05) if same else (0.85 * ratio, 1.18 * ratio) if f["scale"] and first["scale"] else (0.3, 3.0)
-    found = pattern.match(
-        (f["x"][some], f["y"][some]),
-        (known[0][order], known[1][order]),
-        guesses,
-        radius=(16.0, 4.0),
-        scales=scales,
-        least=4.0 if same else 6.0,
-        n=(24, 32),
-    )
+    found = pattern.match((f["x"][some], f["y"][some]), (known[0][order], known[1][order]), guesses, radius=(16.0, 4.0),
+                          scales=scales, least=4.0 if same else 6.0, n=(24, 32))
     if found is None:
         return False
     f["t"] = found[0]
@@ -169,12 +140,8 @@ def _outliers(rest, first, known, linears):
             continue
         rows, columns = f["shape"]
         x, y = pattern.apply(f["t"], np.array([0, columns, 0, columns]), np.array([0, 0, rows, rows]))
-        if (
-            min(x) < x0 - 0.2 * columns
-            or max(x) > x1 + 0.2 * columns
-            or min(y) < y0 - 0.2 * rows
-            or max(y) > y1 + 0.2 * rows
-        ):
+        if (min(x) < x0 - 0.2 * columns or max(x) > x1 + 0.2 * columns or min(y) < y0 - 0.2 * rows
+                or max(y) > y1 + 0.2 * rows):
             _extend(known, f)
             x0, x1, y0, y1 = known[0].min(), known[0].max(), known[1].min(), known[1].max()
             added.append(f)

@@ -74,64 +74,21 @@ def solve_field(stars, timeout=60.0, program="solve-field"):
     low, high = _limits(stars)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "stars.xyls")
-        Table(
-            {
-                "X": stars["x"][:MOST] + 1,
-                "Y": stars["y"][:MOST] + 1,
-                "FLUX": np.arange(min(len(stars["x"]), MOST), 0, -1.0),
-            }
-        ).write(path, format="fits")
+        Table({
+            "X": stars["x"][:MOST] + 1, "Y": stars["y"][:MOST] + 1,
+            "FLUX": np.arange(min(len(stars["x"]), MOST), 0, -1.0)
+        }).write(path, format="fits")
         command = [
-            program,
-            path,
-            "--dir",
-            folder,
-            "--temp-dir",
-            folder,
-            "--overwrite",
-            "--no-plots",
-            "--width",
-            columns,
-            "--height",
-            rows,
-            "--x-column",
-            "X",
-            "--y-column",
-            "Y",
-            "--sort-column",
-            "FLUX",
-            "--scale-units",
-            "arcsecperpix",
-            "--scale-low",
-            f"{low:.5g}",
-            "--scale-high",
-            f"{high:.5g}",
-            "--cpulimit",
-            max(1, int(timeout)),
-            "--no-tweak",
-            "--crpix-center",
-            "--new-fits",
-            "none",
-            "--rdls",
-            "none",
-            "--corr",
-            "none",
-            "--match",
-            "none",
-            "--solved",
-            "none",
-            "--index-xyls",
-            "none",
+            program, path, "--dir", folder, "--temp-dir", folder, "--overwrite", "--no-plots", "--width", columns,
+            "--height", rows, "--x-column", "X", "--y-column", "Y", "--sort-column", "FLUX", "--scale-units",
+            "arcsecperpix", "--scale-low", f"{low:.5g}", "--scale-high", f"{high:.5g}", "--cpulimit",
+            max(1, int(timeout)), "--no-tweak", "--crpix-center", "--new-fits", "none", "--rdls", "none", "--corr",
+            "none", "--match", "none", "--solved", "none", "--index-xyls", "none"
         ]
         if stars["pointing"]:
             command += ["--ra", f"{stars['pointing'][0]:.6f}", "--dec", f"{stars['pointing'][1]:.6f}", "--radius", "3"]
-        process = subprocess.Popen(
-            [str(c) for c in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, start_new_session=True)
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -159,12 +116,8 @@ def package(stars, timeout=60.0, indexes=INDEX_FOLDERS):
     some = np.stack([stars["x"][:MOST], stars["y"][:MOST]], axis=1) + 1.0
     task = json.dumps({"files": files, "stars": some.tolist(), "limits": _limits(stars), "pointing": stars["pointing"]})
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", "from apfunc.solvers import _engine; _engine()"],
-            input=task.encode(),
-            capture_output=True,
-            timeout=timeout,
-        )
+        done = subprocess.run([sys.executable, "-c", "from apfunc.solvers import _engine; _engine()"],
+                              input=task.encode(), capture_output=True, timeout=timeout)
         return _solution(json.loads(done.stdout), stars["shape"], "astrometry.net (astrometry package)")
     except (OSError, ValueError, TypeError, AttributeError, subprocess.TimeoutExpired):
         return None
@@ -182,13 +135,10 @@ def _engine():
     low, high = task["limits"]
     with astrometry.Solver([pathlib.Path(p) for p in task["files"]]) as engine:
         found = engine.solve(
-            stars=task["stars"],
-            size_hint=astrometry.SizeHint(lower_arcsec_per_pixel=low, upper_arcsec_per_pixel=high),
+            stars=task["stars"], size_hint=astrometry.SizeHint(lower_arcsec_per_pixel=low, upper_arcsec_per_pixel=high),
             position_hint=astrometry.PositionHint(*task["pointing"], 3.0) if task["pointing"] else None,
-            solution_parameters=astrometry.SolutionParameters(
-                sip_order=0, tune_up_logodds_threshold=None, logodds_callback=lambda odds: astrometry.Action.STOP
-            ),
-        )
+            solution_parameters=astrometry.SolutionParameters(sip_order=0, tune_up_logodds_threshold=None,
+                                                              logodds_callback=lambda odds: astrometry.Action.STOP))
     json.dump({k: v[0] for k, v in found.best_match().wcs_fields.items()} if found.has_match() else None, sys.stdout)
 
 
@@ -204,9 +154,8 @@ def nova(stars, key, timeout=300.0, url=NOVA, pause=3.0):
 
     def ask(path, content=None):
         data = content and urllib.parse.urlencode({"request-json": json.dumps(content)}).encode()
-        with urllib.request.urlopen(
-            f"{url}/{path}", data, timeout=max(1.0, min(30.0, deadline - time.monotonic()))
-        ) as answer:
+        with urllib.request.urlopen(f"{url}/{path}", data,
+                                    timeout=max(1.0, min(30.0, deadline - time.monotonic()))) as answer:
             return answer.read(2_000_000)
 
     rows, columns = stars["shape"]
@@ -214,20 +163,10 @@ def nova(stars, key, timeout=300.0, url=NOVA, pause=3.0):
     try:
         session = json.loads(ask("api/login", {"apikey": key}))
         task = {
-            "session": session["session"],
-            "publicly_visible": "n",
-            "allow_modifications": "n",
-            "allow_commercial_use": "n",
-            "x": (stars["x"][:MOST] + 1).tolist(),
-            "y": (stars["y"][:MOST] + 1).tolist(),
-            "image_width": columns,
-            "image_height": rows,
-            "scale_units": "arcsecperpix",
-            "scale_type": "ul",
-            "scale_lower": low,
-            "scale_upper": high,
-            "crpix_center": True,
-            "tweak_order": 0,
+            "session": session["session"], "publicly_visible": "n", "allow_modifications": "n",
+            "allow_commercial_use": "n", "x": (stars["x"][:MOST] + 1).tolist(), "y": (stars["y"][:MOST] + 1).tolist(),
+            "image_width": columns, "image_height": rows, "scale_units": "arcsecperpix", "scale_type": "ul",
+            "scale_lower": low, "scale_upper": high, "crpix_center": True, "tweak_order": 0
         }
         if stars["pointing"]:
             task |= {"center_ra": stars["pointing"][0], "center_dec": stars["pointing"][1], "radius": 3.0}
@@ -238,9 +177,8 @@ def nova(stars, key, timeout=300.0, url=NOVA, pause=3.0):
             if status == "success":
                 from astropy.io import fits
 
-                return _solution(
-                    fits.Header.fromstring(ask(f"wcs_file/{jobs[0]}")), stars["shape"], "nova.astrometry.net"
-                )
+                return _solution(fits.Header.fromstring(ask(f"wcs_file/{jobs[0]}")), stars["shape"],
+                                 "nova.astrometry.net")
             if status == "failure":
                 return None
             time.sleep(pause)

@@ -30,9 +30,8 @@ def from_catalog(stars, catalog, windows=150):
     if stars["pointing"] is None:
         return None
     known = stars["scale"] is not None
-    for scale, range_ in (
-        [(stars["scale"], (0.87, 1.15))] if known else [(s, (0.66, 1.52)) for s in (1.0, 2.2, 0.45, 4.8)]
-    ):
+    for scale, range_ in ([(stars["scale"], (0.87, 1.15))] if known else [(s, (0.66, 1.52))
+                                                                          for s in (1.0, 2.2, 0.45, 4.8)]):
         for k, place in enumerate(_places(stars, catalog, scale, windows)):
             found = _window(stars, catalog, place, scale, (), blind=True, scales=range_, trials=k + 1)
             if found is not None:
@@ -69,24 +68,19 @@ def _window(stars, catalog, place, scale, guesses, blind, scales=(0.9, 1.1), tri
     two = xi[even] / unit, eta[even] / unit
     one = stars["x"], stars["y"]
     radius = max(12.0, 0.012 * half), max(2.5, 0.004 * half)
-    found = pattern.match(
-        one, two, [g / unit for g in guesses], radius, scales, blind=blind, least=4.5 + math.log10(trials), n=(25, 40)
-    )
+    found = pattern.match(one, two, [g / unit for g in guesses], radius, scales, blind=blind,
+                          least=4.5 + math.log10(trials), n=(25, 40))
     if found is None or len(found[1]) < 4:
         return None
     t, i, j, score = found
     crpix = centre(stars["shape"])
     solution = {
         "crval": tuple(float(c) for c in wcs.deproject(*(unit * np.array(pattern.apply(t, *crpix))), place)),
-        "crpix": crpix,
-        "cd": t[:, :2] * unit,
-        "a": None,
-        "b": None,
+        "crpix": crpix, "cd": t[:, :2] * unit, "a": None, "b": None
     }
     if len(i) >= 6:
-        solution = wcs.fit(
-            one[0][i], one[1][i], catalog["ra"][even[j]], catalog["dec"][even[j]], crpix, start=solution["crval"]
-        )
+        solution = wcs.fit(one[0][i], one[1][i], catalog["ra"][even[j]], catalog["dec"][even[j]], crpix,
+                           start=solution["crval"])
     return solution
 
 
@@ -100,10 +94,9 @@ def from_headers(stars, tolerance=30.0):
     if not solutions:
         return None
     rows, columns = stars["shape"]
-    x, y = (
-        np.array([0, columns - 1, 0, columns - 1, centre(stars["shape"])[0]]),
-        np.array([0, 0, rows - 1, rows - 1, centre(stars["shape"])[1]]),
-    )
+    x, y = (np.array([0, columns - 1, 0, columns - 1,
+                      centre(stars["shape"])[0]]), np.array([0, 0, rows - 1, rows - 1,
+                                                             centre(stars["shape"])[1]]))
     origin = solutions[len(solutions) // 2]["crval"]
     places = np.array([np.stack(wcs.project(*wcs.sky(s, x, y), origin)) for s in solutions]) * 3600
     middle = np.nanmedian(places, axis=0)
@@ -172,38 +165,13 @@ def from_bright(stars, catalog, reach=3.0, tolerance=4.0, least=2.0):
             for i, j in np.argwhere(np.abs(np.log(np.abs(ratio))) < 0.02):
                 turn = ratio[i, j]
                 shift = (sky[a] + sky[b]) / 2 - turn * (w[i] + w[j]) / 2
-                found.append(
-                    (
-                        *_plausible(
-                            z,
-                            w,
-                            light,
-                            sky,
-                            mag,
-                            turn,
-                            shift,
-                            w_middle,
-                            stars["shape"],
-                            reach / 60 / unit,
-                            half,
-                            tolerance,
-                            trials,
-                        ),
-                        turn,
-                        shift,
-                        parity,
-                    )
-                )
+                found.append((*_plausible(z, w, light, sky, mag, turn, shift, w_middle, stars["shape"],
+                                          reach / 60 / unit, half, tolerance, trials), turn, shift, parity))
     found.sort(key=lambda f: (-f[0], f[2].real, f[2].imag))
-    rivals = (
-        [
-            f
-            for f in found[1:]
-            if f[4] != found[0][4] or abs(f[3] + f[2] * middle - found[0][3] - found[0][2] * middle) > 20
-        ]
-        if found
-        else []
-    )
+    rivals = ([
+        f for f in found[1:]
+        if f[4] != found[0][4] or abs(f[3] + f[2] * middle - found[0][3] - found[0][2] * middle) > 20
+    ] if found else [])
     if not found or found[0][0] < least or (rivals and rivals[0][0] > found[0][0] - 1):
         return None
     _, (k, m), turn, shift, parity = found[0]
@@ -212,11 +180,8 @@ def from_bright(stars, catalog, reach=3.0, tolerance=4.0, least=2.0):
         t = np.array([[turn.real, -parity * turn.imag, shift.real], [turn.imag, parity * turn.real, shift.imag]])
     crval = wcs.deproject(*(unit * np.array(pattern.apply(t, *centre(stars["shape"])))), stars["pointing"])
     return {
-        "crval": tuple(float(c) for c in crval),
-        "crpix": centre(stars["shape"]),
-        "cd": t[:, :2] * unit,
-        "a": None,
-        "b": None,
+        "crval": tuple(float(c) for c in crval), "crpix": centre(stars["shape"]), "cd": t[:, :2] * unit, "a": None,
+        "b": None
     }, len(k)
 
 
@@ -233,13 +198,11 @@ def _plausible(z, w, light, sky, mag, turn, shift, middle, shape, reach, half, t
     inside = (there.real > 10) & (there.imag > 10) & (there.real < shape[1] - 10) & (there.imag < shape[0] - 10)
     differences = mag[k] - light[m]
     angle = abs((math.degrees(np.angle(turn)) + 45) % 90 - 45)
-    chance = (
-        trials
-        * (max(moved, 0.05 * half) / half) ** 2
-        * min(1, max(angle, 0.5) / 45)
-        * min(1.0, max(np.ptp(differences), 0.2) / 2)
-    )
-    chance *= (len(z) * math.pi * tolerance**2 / (shape[0] * shape[1])) ** (len(k) - 2)
+    chance = (trials *
+              (max(moved, 0.05 * half) / half)**2 * min(1,
+                                                        max(angle, 0.5) / 45) * min(1.0,
+                                                                                    max(np.ptp(differences), 0.2) / 2))
+    chance *= (len(z) * math.pi * tolerance**2 / (shape[0] * shape[1]))**(len(k) - 2)
     return -math.log10(max(chance, 1e-30)) - 0.7 * np.count_nonzero(inside & ~np.isin(np.arange(len(sky)), k)), (k, m)
 
 
@@ -248,9 +211,6 @@ def relative(stars):
     (or 1)."""
     unit = (stars["scale"] or 1.0) / 3600
     return {
-        "crval": stars["pointing"] or (0.0, 0.0),
-        "crpix": centre(stars["shape"]),
-        "cd": np.diag([-unit, unit]),
-        "a": None,
-        "b": None,
+        "crval": stars["pointing"] or (0.0, 0.0), "crpix": centre(stars["shape"]), "cd": np.diag([-unit, unit]),
+        "a": None, "b": None
     }

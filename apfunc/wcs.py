@@ -17,8 +17,7 @@ from apfunc.header import number, text
 
 WCS_KEY = re.compile(
     r"^(WCSAXES|WCSNAME|(CTYPE|CRVAL|CRPIX|CUNIT|CDELT|CROTA)\d[A-Z]?|(CD|PC|PV|TR)\d+_\d+[A-Z]?|LONPOLE|LATPOLE|RADE(CSY)?SYS"
-    r"|RADECSYS|EQUINOX|EPOCH|PA|PLTSOLVD|(A|B|AP|BP)_(ORDER|DMAX|\d+_\d+))$"
-)
+    r"|RADECSYS|EQUINOX|EPOCH|PA|PLTSOLVD|(A|B|AP|BP)_(ORDER|DMAX|\d+_\d+))$")
 
 
 def terms(order, low=2):
@@ -49,7 +48,7 @@ def deproject(xi, eta, crval):
 def distance(ra1, dec1, ra2, dec2):
     """Great-circle distance [deg] of positions [deg] (haversine: exact for small angles too)."""
     d1, d2 = np.radians(dec1), np.radians(dec2)
-    half = np.sin((d2 - d1) / 2) ** 2 + np.cos(d1) * np.cos(d2) * np.sin(np.radians(np.subtract(ra2, ra1)) / 2) ** 2
+    half = np.sin((d2 - d1) / 2)**2 + np.cos(d1) * np.cos(d2) * np.sin(np.radians(np.subtract(ra2, ra1)) / 2)**2
     return np.degrees(2 * np.arcsin(np.sqrt(np.minimum(half, 1))))
 
 
@@ -114,14 +113,14 @@ def fit(x, y, ra, dec, crpix, order=1, weight=None, start=None, a=None, b=None):
     u, v = np.asarray(x, float) - crpix[0], np.asarray(y, float) - crpix[1]
     u, v = (u + polynomial(a, u, v), v + polynomial(b, u, v)) if order == 1 else (u, v)
     size = max(np.abs(u).max(), np.abs(v).max(), 1.0)
-    design = np.stack([(u / size) ** p * (v / size) ** q for p, q in exponents], axis=1)
+    design = np.stack([(u / size)**p * (v / size)**q for p, q in exponents], axis=1)
     weighted = (design if weight is None else design * np.asarray(weight)[:, None]).T
     crval = mean_position(ra, dec) if start is None else tuple(start)
     for _ in range(4 if start is None else 2):
         target = np.stack(project(ra, dec, crval), axis=1)
         coefficients = np.linalg.lstsq(weighted @ design, weighted @ target, rcond=1e-15)[0]  # the normal equations
         crval = tuple(float(c) for c in deproject(*coefficients[0], crval))
-    coefficients /= np.array([size ** (p + q) for p, q in exponents])[:, None]
+    coefficients /= np.array([size**(p + q) for p, q in exponents])[:, None]
     cd = coefficients[1:3].T.copy()
     if order > 1:
         a, b = np.zeros((2, order + 1, order + 1))
@@ -135,8 +134,7 @@ def mean_position(ra, dec):
     ra, dec = np.radians(ra), np.radians(dec)
     mean = np.array([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)]).mean(axis=1)
     return float(np.degrees(np.arctan2(mean[1], mean[0])) % 360), float(
-        np.degrees(np.arctan2(mean[2], np.hypot(*mean[:2])))
-    )
+        np.degrees(np.arctan2(mean[2], np.hypot(*mean[:2]))))
 
 
 def inverse(solution, shape):
@@ -147,14 +145,14 @@ def inverse(solution, shape):
     if solution["a"] is None:
         return None, None
     u, v = np.meshgrid(
-        np.linspace(-1, shape[1], 25) - solution["crpix"][0], np.linspace(-1, shape[0], 25) - solution["crpix"][1]
-    )
+        np.linspace(-1, shape[1], 25) - solution["crpix"][0],
+        np.linspace(-1, shape[0], 25) - solution["crpix"][1])
     u, v = u.ravel(), v.ravel()
     big_u, big_v = u + polynomial(solution["a"], u, v), v + polynomial(solution["b"], u, v)
     size = max(np.abs(big_u).max(), np.abs(big_v).max())
     for order in range(len(solution["a"]) - 1, 8):
         exponents = terms(order, low=1)
-        design = np.stack([(big_u / size) ** p * (big_v / size) ** q for p, q in exponents], axis=1)
+        design = np.stack([(big_u / size)**p * (big_v / size)**q for p, q in exponents], axis=1)
         target = np.stack([u - big_u, v - big_v], axis=1)
         coefficients = np.linalg.lstsq(design.T @ design, design.T @ target, rcond=1e-15)[0]
         worst = np.abs(design @ coefficients - target).max()
@@ -162,7 +160,7 @@ def inverse(solution, shape):
             break
     ap, bp = np.zeros((2, order + 1, order + 1))
     for (p, q), (c_a, c_b) in zip(exponents, coefficients):
-        ap[p, q], bp[p, q] = c_a / size ** (p + q), c_b / size ** (p + q)
+        ap[p, q], bp[p, q] = c_a / size**(p + q), c_b / size**(p + q)
     return ap, bp
 
 
@@ -211,10 +209,8 @@ def from_header(header):
     crval, crpix = [[number(header, f"{k}{i}") for i in (1, 2)] for k in ("CRVAL", "CRPIX")]
     cd = np.array([[number(header, f"CD{i}_{j}") or 0 for j in (1, 2)] for i in (1, 2)])
     if not cd.any():
-        cdelt, rotation = (
-            [number(header, "CDELT1"), number(header, "CDELT2")],
-            np.radians(number(header, "CROTA2") or 0),
-        )
+        cdelt, rotation = ([number(header, "CDELT1"), number(header,
+                                                             "CDELT2")], np.radians(number(header, "CROTA2") or 0))
         turn = np.array([[np.cos(rotation), -np.sin(rotation)], [np.sin(rotation), np.cos(rotation)]])
         pc = [[number(header, f"PC{i}_{j}") for j in (1, 2)] for i in (1, 2)]
         if any(value is not None for row in pc for value in row):
@@ -225,10 +221,8 @@ def from_header(header):
     if None in crval or None in crpix or abs(crval[1]) > 90 or not abs(np.linalg.det(cd)) > 0:
         return None
     a, b = (_sip(header, name) if "SIP" in ctype[0] else None for name in "AB")
-    a, b = (
-        np.zeros_like(b) if a is None and b is not None else a,
-        np.zeros_like(a) if b is None and a is not None else b,
-    )
+    a, b = (np.zeros_like(b) if a is None and b is not None else a,
+            np.zeros_like(a) if b is None and a is not None else b)
     return {"crval": tuple(crval), "crpix": (crpix[0] - 1, crpix[1] - 1), "cd": cd, "a": a, "b": b}
 
 
@@ -236,9 +230,5 @@ def _sip(header, name):
     order = int(number(header, f"{name}_ORDER") or 0)
     if order < 2:
         return None
-    return np.array(
-        [
-            [(number(header, f"{name}_{p}_{q}") or 0) if 2 <= p + q <= order else 0.0 for q in range(order + 1)]
-            for p in range(order + 1)
-        ]
-    )
+    return np.array([[(number(header, f"{name}_{p}_{q}") or 0) if 2 <= p + q <= order else 0.0
+                      for q in range(order + 1)] for p in range(order + 1)])

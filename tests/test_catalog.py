@@ -38,9 +38,8 @@ def test_a_cone_is_all_the_stars_of_a_circle():
 
 def test_proper_motion_agrees_with_astropy():
     for ra, dec in ((10.0, 41.0), (100.0, 89.99)):
-        star = SkyCoord(
-            ra * u.deg, dec * u.deg, pm_ra_cosdec=1500 * u.mas / u.yr, pm_dec=-800 * u.mas / u.yr, obstime="J2016"
-        )
+        star = SkyCoord(ra * u.deg, dec * u.deg, pm_ra_cosdec=1500 * u.mas / u.yr, pm_dec=-800 * u.mas / u.yr,
+                        obstime="J2016")
         then = star.apply_space_motion(new_obstime=Time("J2036"))
         got = catalog.moved(ra, dec, 1500.0, -800.0, 20.0)
         assert wcs.distance(*got, then.ra.deg, then.dec.deg) * 3600 < 0.02
@@ -56,12 +55,8 @@ def test_tycho_agrees_with_gaia_where_both_are():
     assert np.median(gap.min(axis=0)) * 3600 < 0.4
     both = catalog.installed(100.0, 20.0, 1.0, 2018.0)
     assert len(bright) < len(both) < len(stars) + len(bright)
-    assert (
-        np.sort(wcs.distance(both["ra"][:, None], both["dec"][:, None], both["ra"][None], both["dec"][None]), axis=1)[
-            :, 1
-        ]
-        * 3600
-    ).min() > 0.5
+    assert (np.sort(wcs.distance(both["ra"][:, None], both["dec"][:, None], both["ra"][None], both["dec"][None]),
+                    axis=1)[:, 1] * 3600).min() > 0.5
 
 
 def test_without_anything_installed_there_is_nothing(tmp_path, monkeypatch):
@@ -84,14 +79,10 @@ def test_the_users_table_with_hours_proper_motion_and_gaps(tmp_path):
     path = tmp_path / "t.ecsv"
     Table({"ra": ["00:40:00", "00:40:30", ""], "dec": ["+20:00:00", "-0:30:00", "1"]}).write(path)
     stars = catalog.user(path)
-    assert (
-        sorted(stars["ra"]) == pytest.approx([10.0, 10.125])
-        and sorted(stars["dec"]) == pytest.approx([-0.5, 20])
-        and np.isnan(stars["mag"]).all()
-    )
-    Table(
-        {"ra": [1.0] * u.hourangle, "dec": [0.0] * u.deg, "pmra": [3600.0], "pmdec": [0.0], "ref_epoch": [2016.0]}
-    ).write(path, overwrite=True)
+    assert (sorted(stars["ra"]) == pytest.approx([10.0, 10.125]) and sorted(stars["dec"]) == pytest.approx([-0.5, 20])
+            and np.isnan(stars["mag"]).all())
+    Table({"ra": [1.0] * u.hourangle, "dec": [0.0] * u.deg, "pmra": [3600.0], "pmdec": [0.0],
+           "ref_epoch": [2016.0]}).write(path, overwrite=True)
     assert catalog.user(path, epoch=2026.0)["ra"][0] == pytest.approx(15 + 0.01)
     Table({"a": [1.0]}).write(path, overwrite=True)
     with pytest.raises(ValueError, match="no columns ra and dec"):
@@ -109,6 +100,7 @@ def server():
     answers = {"content": ANSWER, "delay": 0.0, "asked": 0}
 
     class Handler(BaseHTTPRequestHandler):
+
         def do_POST(self):
             answers["asked"] += 1
             self.rfile.read(int(self.headers["Content-Length"]))

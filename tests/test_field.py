@@ -27,23 +27,8 @@ def catalog(stars, source="test catalogue"):
     return table
 
 
-def frame(
-    stars,
-    pos,
-    turn=10.0,
-    parity=-1,
-    warp=4.0,
-    filt="r",
-    exptime=60.0,
-    trans=1.0,
-    seed=0,
-    spurious=0.3,
-    shape=SHAPE,
-    scale=SCALE,
-    limit=5.0,
-    told=None,
-    **meta,
-):
+def frame(stars, pos, turn=10.0, parity=-1, warp=4.0, filt="r", exptime=60.0, trans=1.0, seed=0, spurious=0.3,
+          shape=SHAPE, scale=SCALE, limit=5.0, told=None, **meta):
     """A star table with errors, false stars and distortion (warp pixels in the corners, r^3), and the true solution."""
     rng = np.random.default_rng(seed)
     ra, dec, mag, _ = stars
@@ -52,71 +37,43 @@ def frame(
     a[3, 0] = a[1, 2] = b[2, 1] = b[0, 3] = warp / h**3
     cd = scale / 3600 * np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]]) @ np.diag([parity, 1])
     truth = {
-        "crval": tuple(map(float, pos)),
-        "crpix": ((shape[1] - 1) / 2, (shape[0] - 1) / 2),
-        "cd": cd,
-        "a": a,
-        "b": b,
+        "crval": tuple(map(float, pos)), "crpix": ((shape[1] - 1) / 2, (shape[0] - 1) / 2), "cd": cd, "a": a, "b": b
     }
     x, y = wcs.pixel(truth, ra, dec)
-    flux, noise = 10 ** (-0.4 * (mag - 22)) * exptime * trans, 80.0
+    flux, noise = 10**(-0.4 * (mag - 22)) * exptime * trans, 80.0
     seen = (x > 2) & (y > 2) & (x < shape[1] - 3) & (y < shape[0] - 3) & (flux / noise > limit)
     x, y, flux = x[seen], y[seen], flux[seen]
     error = np.hypot(0.02, 1.8 * noise / flux)
     x, y, flux = x + rng.normal(0, error), y + rng.normal(0, error), flux + rng.normal(0, noise, len(x))
     false = int(len(x) * spurious / (1 - spurious))
     x, y = np.append(x, rng.uniform(0, shape[1], false)), np.append(y, rng.uniform(0, shape[0], false))
-    flux = np.append(flux, noise * limit * 10 ** rng.exponential(0.2, false))
+    flux = np.append(flux, noise * limit * 10**rng.exponential(0.2, false))
     order = np.argsort(-flux)
-    table = Table(
-        {
-            "x": x[order],
-            "y": y[order],
-            "flux": flux[order],
-            "fluxerr": np.full(len(x), noise),
-            "flags": np.zeros(len(x), int),
-        }
-    )
+    table = Table({
+        "x": x[order], "y": y[order], "flux": flux[order], "fluxerr": np.full(len(x), noise),
+        "flags": np.zeros(len(x), int)
+    })
     table["snr"] = table["flux"] / table["fluxerr"]
     told = pos if told is None else told
-    table.meta.update(
-        {
-            "FILTER": filt,
-            "EXPTIME": exptime,
-            "NAXIS1": shape[1],
-            "NAXIS2": shape[0],
-            "FWHM": 3.0,
-            "MJD-MID": 60826.2 + seed * 1e-3,
-            "OBJCTRA": float(told[0]),
-            "OBJCTDEC": float(told[1]),
-            "XPIXSZ": 9.0,
-            "FOCALLEN": 206.264806 * 9 / scale,
-            **meta,
-        }
-    )
+    table.meta.update({
+        "FILTER": filt, "EXPTIME": exptime, "NAXIS1": shape[1], "NAXIS2": shape[0], "FWHM": 3.0,
+        "MJD-MID": 60826.2 + seed * 1e-3, "OBJCTRA": float(told[0]), "OBJCTDEC": float(told[1]), "XPIXSZ": 9.0,
+        "FOCALLEN": 206.264806 * 9 / scale, **meta
+    })
     return table, truth
 
 
-def night(
-    stars, pos=(100.0, 20.0), per_filter=3, filters=("r", "Ha"), seed=5, flip=True, dither=15.0, told=None, **options
-):
+def night(stars, pos=(100.0, 20.0), per_filter=3, filters=("r", "Ha"), seed=5, flip=True, dither=15.0, told=None,
+          **options):
     rng = np.random.default_rng(seed)
     made = []
     for name in filters:
         for k in range(per_filter):
             at = wcs.deproject(*rng.normal(0, dither * SCALE / 3600, 2), pos)
             made.append(
-                frame(
-                    stars,
-                    at,
-                    10 + rng.normal(0, 0.05) + 180 * (flip and k % 2),
-                    filt=name,
-                    seed=len(made) + 10 * seed,
-                    trans=0.06 if name == "Ha" else 0.1 if k == 2 else 1.0,
-                    told=told or pos,
-                    **options,
-                )
-            )
+                frame(stars, at, 10 + rng.normal(0, 0.05) + 180 * (flip and k % 2), filt=name,
+                      seed=len(made) + 10 * seed, trans=0.06 if name == "Ha" else 0.1 if k == 2 else 1.0, told=told
+                      or pos, **options))
     return made
 
 
@@ -144,13 +101,8 @@ def test_a_night_is_solved_to_hundredths_of_a_pixel_the_clouded_frames_too():
 @pytest.mark.parametrize("case", ["far", "mirror", "pole", "drift", "scale", "few", "cluster", "spurious"])
 def test_hard_fields(case):
     pos = (200.0, 88.9) if case == "pole" else (100.0, 20.0)
-    stars = sky(
-        pos=pos,
-        n=120 if case == "few" else 900,
-        bright=25 if case == "few" else 80,
-        seed=3,
-        width=2.2 if case == "drift" else 1.4,
-    )
+    stars = sky(pos=pos, n=120 if case == "few" else 900, bright=25 if case == "few" else 80, seed=3,
+                width=2.2 if case == "drift" else 1.4)
     if case == "cluster":  # half of all stars, and the brightest, in two arcminutes
         rng = np.random.default_rng(8)
         xi, eta = rng.normal(0.1, 0.01, (2, 900))
@@ -159,10 +111,8 @@ def test_hard_fields(case):
         order = np.argsort(np.append(mag, mag - 1), kind="stable")
         stars = np.append(ra, thick[0])[order], np.append(dec, thick[1])[order], np.append(mag, mag - 1)[order], 500
     options = {
-        "far": {"told": wcs.deproject(0.6, -0.6, pos)},
-        "mirror": {"parity": 1},
-        "scale": {"FOCALLEN": 206.264806 * 9 / SCALE * 1.09},
-        "spurious": {"spurious": 0.5},
+        "far": {"told": wcs.deproject(0.6, -0.6, pos)}, "mirror": {"parity": 1},
+        "scale": {"FOCALLEN": 206.264806 * 9 / SCALE * 1.09}, "spurious": {"spurious": 0.5}
     }.get(case, {})
     known = catalog(stars)
     if case == "drift":
@@ -170,14 +120,9 @@ def test_hard_fields(case):
     else:
         if case == "far":  # the catalogue must reach as far as the pointing is wrong
             wide = sky(n=3000, seed=9, width=6, bright=400)
-            known = catalog(
-                (
-                    np.append(stars[0][:60], wide[0]),
-                    np.append(stars[1][:60], wide[1]),
-                    np.append(stars[2][:60], wide[2] + 1),
-                    460,
-                )
-            )
+            known = catalog((np.append(stars[0][:60],
+                                       wide[0]), np.append(stars[1][:60],
+                                                           wide[1]), np.append(stars[2][:60], wide[2] + 1), 460))
         made = night(stars, pos, filters=("r",), **options)
     found = field([t for t, _ in made], known)
     assert found.meta["TIE"] == "test catalogue"
@@ -193,14 +138,11 @@ def test_the_order_of_the_tables_does_not_matter_and_arguments_stay():
     one, two = field(tables, catalog(stars)), field(tables[::-1], catalog(stars))
     assert one.meta == two.meta and all(
         (np.asarray(one[c]) == np.asarray(two[c])).all() or np.allclose(one[c], two[c], equal_nan=True, rtol=0, atol=0)
-        for c in one.colnames
-    )
+        for c in one.colnames)
     table, found = tables[0], one.copy()
     astrometry((np.zeros(SHAPE, "f4"), fits.Header()), table, found)
-    assert (
-        all((np.asarray(t[c]) == np.asarray(b[c])).all() for t, b in zip(tables, before) for c in b.colnames)
-        and tables[0].colnames == before[0].colnames
-    )
+    assert (all((np.asarray(t[c]) == np.asarray(b[c])).all() for t, b in zip(tables, before) for c in b.colnames)
+            and tables[0].colnames == before[0].colnames)
 
 
 def test_flux_scale_and_zero_point():
@@ -228,9 +170,8 @@ def test_sky_positions_and_identities_of_the_stars():
     assert np.median(wcs.distance(named["ra"], named["dec"], ra, dec)) * 3600 < 0.2
     same = np.flatnonzero(named["id"] >= 0)
     assert len(same) > 100 and len(set(named["id"][same])) == len(same)
-    gap = wcs.distance(
-        found["ra"][named["id"][same]], found["dec"][named["id"][same]], named["ra"][same], named["dec"][same]
-    )
+    gap = wcs.distance(found["ra"][named["id"][same]], found["dec"][named["id"][same]], named["ra"][same],
+                       named["dec"][same])
     assert gap.max() * 3600 < 1.6 * SCALE
 
 
@@ -238,9 +179,9 @@ def test_a_header_wcs_is_used_but_checked():
     stars = sky()
     made = night(stars, filters=("r",))
     for (table, truth), off in zip(made, (0.0, 0.3, -0.2)):
-        header = wcs.to_header(
-            fits.Header(), dict(truth, a=None, b=None, crval=(truth["crval"][0], truth["crval"][1] + off / 3600)), SHAPE
-        )
+        header = wcs.to_header(fits.Header(),
+                               dict(truth, a=None, b=None, crval=(truth["crval"][0], truth["crval"][1] + off / 3600)),
+                               SHAPE)
         table.meta.update({k: header[k] for k in header if k not in ("A_ORDER", "B_ORDER")})
     found = field([t for t, _ in made])
     assert found.meta["TIE"] == "header WCS"
@@ -271,16 +212,8 @@ def test_few_stars_register_when_the_frames_are_alike():
     """Nine stars in the best frame, four in the poorest: shifts, no pattern."""
     stars = sky(n=40, seed=12, bright=0)
     made = [
-        frame(
-            stars,
-            wcs.deproject(*np.random.default_rng(k).normal(0, 10 * SCALE / 3600, 2), (100.0, 20.0)),
-            seed=k,
-            spurious=0,
-            warp=0,
-            limit=(5.0, 5.0, 60.0)[k],
-            filt="rzg"[k],
-        )
-        for k in range(3)
+        frame(stars, wcs.deproject(*np.random.default_rng(k).normal(0, 10 * SCALE / 3600, 2), (100.0, 20.0)), seed=k,
+              spurious=0, warp=0, limit=(5.0, 5.0, 60.0)[k], filt="rzg"[k]) for k in range(3)
     ]
     found = field([t for t, _ in made])
     assert found.meta["NFRAMES"] == 3 and min(len(t) for t, _ in made) >= 3
@@ -293,9 +226,8 @@ def test_few_stars_register_when_the_frames_are_alike():
 
 def test_another_camera_at_half_the_resolution():
     stars = sky()
-    made = night(stars, filters=("r",)) + [
-        frame(stars, (100.0, 20.0), turn=75.0, filt="r", seed=77, shape=(400, 500), scale=4.0, warp=2.0)
-    ]
+    made = night(stars, filters=(
+        "r",)) + [frame(stars, (100.0, 20.0), turn=75.0, filt="r", seed=77, shape=(400, 500), scale=4.0, warp=2.0)]
     found = field([t for t, _ in made], catalog(stars))
     middle, corner, _, _ = solved(*((made[3][0], found, made[3][1])), shape=(400, 500))
     assert middle < 0.06 and corner < 0.25
@@ -375,30 +307,25 @@ def test_the_common_solution_agrees_with_one_big_least_squares():
         out, place = [], np.stack([p[12:37], p[37:62]])
         for f in range(2):
             m = seen["frame"] == f
-            q = p[6 * f : 6 * f + 6]
+            q = p[6 * f:6 * f + 6]
             star = seen["star"][m]
-            at = np.linalg.solve(
-                [[q[2], q[3]], [q[4], q[5]]],
-                np.stack(wcs.project(*wcs.deproject(*(place[:, star] / 1800), (50, 10)), (q[0], q[1]))),
-            )
+            at = np.linalg.solve([[q[2], q[3]], [q[4], q[5]]],
+                                 np.stack(wcs.project(*wcs.deproject(*(place[:, star] / 1800), (50, 10)),
+                                                      (q[0], q[1]))))
             gap = (at + 400 - np.stack([seen["x"][m], seen["y"][m]])) / 0.1
             out.append(gap)
         gap = np.stack(wcs.project(anchors["ra"], anchors["dec"], (50, 10))) * 1800 - place[:, :8]
         out.append(gap / 0.05)
         gap = np.concatenate(out, axis=1)
-        return (
-            gap * np.sqrt(9 * np.log1p((gap**2).sum(axis=0) / 9) / (gap**2).sum(axis=0))
-        ).ravel()  # Cauchy's, as adjust
+        return (gap * np.sqrt(9 * np.log1p((gap**2).sum(axis=0) / 9) /
+                              (gap**2).sum(axis=0))).ravel()  # Cauchy's, as adjust
 
     start = np.concatenate([[*s["crval"], *s["cd"].ravel()] for s in rough] + [xi * 1800, eta * 1800])
     best = least_squares(rest, start, x_scale=np.maximum(np.abs(start), 1e-4), xtol=1e-14, ftol=1e-14, max_nfev=60).x
     for f, s in enumerate(fitted):
         want = {
-            "crval": tuple(best[6 * f : 6 * f + 2]),
-            "crpix": (400.0, 400.0),
-            "cd": best[6 * f + 2 : 6 * f + 6].reshape(2, 2),
-            "a": None,
-            "b": None,
+            "crval": tuple(best[6 * f:6 * f + 2]), "crpix": (400.0, 400.0),
+            "cd": best[6 * f + 2:6 * f + 6].reshape(2, 2), "a": None, "b": None
         }
         x, y = np.meshgrid([0.0, 400, 800], [0.0, 400, 800])
         assert wcs.distance(*wcs.sky(s, x, y), *wcs.sky(want, x, y)).max() * 1800 < 0.02

@@ -20,24 +20,16 @@ from apfunc.field import field
 
 def truth():
     return {
-        "crval": (100.0, 20.0),
-        "crpix": (99.5, 49.5),
-        "cd": np.array([[-2e-4, 1e-5], [1e-5, 2e-4]]),
-        "a": None,
-        "b": None,
+        "crval": (100.0, 20.0), "crpix": (99.5, 49.5), "cd": np.array([[-2e-4, 1e-5], [1e-5, 2e-4]]), "a": None,
+        "b": None
     }
 
 
 def stars(n=30):
     rng = np.random.default_rng(1)
     return {
-        "x": rng.uniform(0, 200, n),
-        "y": rng.uniform(0, 100, n),
-        "flux": np.ones(n),
-        "shape": (100, 200),
-        "scale": 0.72,
-        "pointing": (100.1, 20.0),
-        "solutions": [],
+        "x": rng.uniform(0, 200, n), "y": rng.uniform(0, 100, n), "flux": np.ones(n), "shape": (100, 200),
+        "scale": 0.72, "pointing": (100.1, 20.0), "solutions": []
     }
 
 
@@ -59,15 +51,13 @@ def program(folder, text):
 def test_solve_field_gets_the_list_and_its_answer_is_read(tmp_path):
     header().totextfile(tmp_path / "answer.txt")
     answer = program(
-        tmp_path,
-        f"""import sys, json
+        tmp_path, f"""import sys, json
 from astropy.io import fits
 x = [float(v) for v in fits.getdata(sys.argv[1], 1)["X"]]
 json.dump([sys.argv[1:], x], open({str(tmp_path / "asked.json")!r}, "w"))
 header = fits.Header.fromtextfile({str(tmp_path / "answer.txt")!r})
 fits.PrimaryHDU(header=header).writeto(sys.argv[1].replace(".xyls", ".wcs"))
-""",
-    )
+""")
     solution, source = solvers.solve_field(stars(), 30.0, answer)
     assert off(solution) < 1e-6 and "solve-field" in source and solution["crpix"] == tie.centre((100, 200))
     asked, x = json.loads((tmp_path / "asked.json").read_text())
@@ -112,6 +102,7 @@ def nova():
     log = {"status": "success", "asked": []}
 
     class Handler(BaseHTTPRequestHandler):
+
         def reply(self, content):
             self.send_response(200)
             self.end_headers()
@@ -125,13 +116,10 @@ def nova():
         def do_GET(self):
             log["asked"].append((self.path, None))
             waiting = sum(p == self.path for p, _ in log["asked"]) < 2
-            self.reply(
-                {
-                    "/api/submissions/7": {"jobs": [None] if waiting else [9]},
-                    "/api/jobs/9": {"status": log["status"]},
-                    "/wcs_file/9": header().tostring().encode(),
-                }[self.path]
-            )
+            self.reply({
+                "/api/submissions/7": {"jobs": [None] if waiting else [9]}, "/api/jobs/9": {"status": log["status"]},
+                "/wcs_file/9": header().tostring().encode()
+            }[self.path])
 
         def log_message(self, *args):
             pass
@@ -173,11 +161,8 @@ def test_the_field_uses_a_solver_when_nothing_else_is_known():
     def solver(asked):
         assert asked["pointing"] is None and asked["scale"] is None and len(asked["x"]) > 50
         best = max(made, key=lambda m: -abs(m[0]["x"][0] - asked["x"][0]) - abs(m[0]["y"][0] - asked["y"][0]))
-        return (
-            dict(best[1], a=None, b=None, crval=(best[1]["crval"][0] + 3 / 3600, best[1]["crval"][1])),
-            "a friend",
-            catalog(sky_stars),
-        )
+        return (dict(best[1], a=None, b=None,
+                     crval=(best[1]["crval"][0] + 3 / 3600, best[1]["crval"][1])), "a friend", catalog(sky_stars))
 
     found = field([t for t, _ in made], solver=solver)
     assert found.meta["TIE"] == "a friend + test catalogue"
