@@ -108,12 +108,12 @@ def _best(f, field, solution, base, order):
         i, j = _pairs(f, solution, ra, dec, radius)
         if len(i) < 3:
             raise ValueError(f"only {len(i)} of its {len(f['x'])} stars fit the field catalogue; a solution needs 3")
-        solution, _ = _fitted(f, i, ra[j], dec[j], solution, 1, base)
+        solution, _ = _fitted(f, i, ra[j], dec[j], solution, 1, base, rounds=2)
     count = len(i)
     rich = max([n for n, least in ((1, 0), (2, 30), (3, 60)) if count >= least])
-    x, y = wcs.pixel(_fitted(f, i, ra[j], dec[j], solution, rich, base)[0], ra[j], dec[j])
+    rest = _rest(f, i, ra[j], dec[j], _fitted(f, i, ra[j], dec[j], solution, rich, base)[0])
     sigma = f["sigma"].copy()
-    sigma[i] = adjust.widened(np.stack([x - f["x"][i], y - f["y"][i]]), f["sigma"][i], np.zeros(count, int), 1)
+    sigma[i] = adjust.widened(rest, f["sigma"][i], np.zeros(count, int), 1)
     f = dict(f, sigma=sigma)
     orders = [order] if order else [1] + [n for n, least in ((2, 30), (3, 60), (4, 150), (5, 250)) if count >= least]
     if len(orders) > 1 and _could_gain(f, i, ra[j], dec[j], solution, orders, base):
@@ -148,9 +148,13 @@ def _could_gain(f, i, ra, dec, solution, orders, base):
 def _misfit(f, i, ra, dec, solution):
     """-2 log-likelihood (Student's t, 4 degrees: outliers count little) of each star about where a solution puts
     them."""
-    x, y = wcs.pixel(solution, ra, dec)
-    ratio = ((x - f["x"][i])**2 + (y - f["y"][i])**2) / f["sigma"][i]**2
-    return 5 * np.log1p(ratio / 4)
+    return 5 * np.log1p((_rest(f, i, ra, dec, solution)**2).sum(axis=0) / f["sigma"][i]**2 / 4)
+
+
+def _rest(f, i, ra, dec, solution):
+    """How far (2, n) [pixel, freed of distortion] stars lie from their catalogue places: that needs no inversion."""
+    off = np.stack(wcs.plane(solution, f["x"][i], f["y"][i])) - np.stack(wcs.project(ra, dec, solution["crval"]))
+    return np.linalg.solve(solution["cd"], off)
 
 
 def _pairs(f, solution, ra, dec, radius):
@@ -161,18 +165,17 @@ def _pairs(f, solution, ra, dec, radius):
     return i, inside[j]
 
 
-def _fitted(f, i, ra, dec, solution, order, base):
+def _fitted(f, i, ra, dec, solution, order, base, rounds=4):
     """One robust fit (weights by accuracy, outliers fading); order 1 holds the field's distortion."""
     weight = f["sigma"][i]**-2.0
     trust = np.ones(len(i))
-    for _ in range(4):
+    for _ in range(rounds):
         if order == 1 and len(i) < 6:
             solution = _similar(f["x"][i], f["y"][i], ra, dec, solution, weight * trust)
         else:
             solution = wcs.fit(f["x"][i], f["y"][i], ra, dec, base["crpix"], order, weight * trust, solution["crval"],
                                base["a"], base["b"])
-        x, y = wcs.pixel(solution, ra, dec)
-        trust = adjust._trust(np.stack([x - f["x"][i], y - f["y"][i]]), f["sigma"][i])
+        trust = adjust.trust(_rest(f, i, ra, dec, solution), f["sigma"][i])
     return solution, weight * trust
 
 

@@ -31,7 +31,8 @@ def cones(ra, dec, radius, epoch=None, catalog=None, cache=None, network=False, 
         from apfunc import gaia
 
         found.append(gaia.cone(ra, dec, radius, epoch, cache, network, timeout))
-    found.append(installed(ra, dec, radius, epoch, indexes))
+    both, bright = installed(ra, dec, radius, epoch, indexes), packaged(ra, dec, radius, epoch)
+    found += [both] if bright is None or both is None or len(both) == len(bright) else [both, bright]
     return [table for table in found if table is not None and len(table)]
 
 
@@ -233,12 +234,18 @@ def around(tables, catalog=None, **sources):
     """The catalogues (see `cones`) around the frames of some star tables: where their headers point, else where their
     OBJECT is in the sky; without either, or far from it, the user's whole catalogue, or none."""
     from apfunc.field import where
-
     place = where(tables)
     if place is None:
         named = [p for p in map(resolve, sorted({str(t.meta.get("OBJECT", "")) for t in tables})) if p]
-        place = (*named[0], 2.0, None) if named else None
+        place = (*named[0], 2.0, epoch_of(tables)) if named else None
     if place is None:
         return [user(catalog)] if catalog else []
     ra, dec, radius, epoch = place
     return cones(ra, dec, radius, epoch, catalog=catalog, **sources)
+
+
+def epoch_of(tables):
+    """The decimal year of the median MJD-MID of some star tables, or None."""
+    from apfunc.header import number
+    mjd = sorted(m for m in (number(t.meta, "MJD-MID") for t in tables) if m is not None)
+    return 2000 + (mjd[len(mjd) // 2] - 51544.5) / 365.25 if mjd else None

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from apfunc import adjust, pattern, register, tie, wcs
+from apfunc import adjust, pairs, pattern, register, tie, wcs
 from apfunc.fluxes import fluxes, zero_point
 
 
@@ -41,7 +41,7 @@ def field(tables, catalog=None, solver=None, per_filter=4, most=12):
     solution, source, anchors_from = _tie(stars, catalog, solver)
     for f in registered:
         f["solution"] = register.moved(solution, f["t"], f["shape"])
-    model, misfit, n_tie, rms = _solve(registered, anchors_from)
+    model, n_tie, rms = _solve(registered, anchors_from)
     table = _merge(registered, frames, anchors_from)
     table.meta.update(TIE=source, NTIE=n_tie, MODEL=model, NFRAMES=len(registered))
     if n_tie:
@@ -113,10 +113,11 @@ def _tie(stars, catalog, solver):
             if shifted is not None:
                 return shifted, f"header WCS + {table.meta.get('SOURCE', 'catalogue')}", table
         return solution, "header WCS", None
-    for table in catalogs:
-        found = tie.from_bright(stars, table)
-        if found is not None:
-            return found[0], f"{table.meta.get('SOURCE', 'catalogue')}, {found[1]} stars only", table
+    for reach, stretch in ((3.0, 0.02), (60.0, 0.12)):
+        for table in catalogs:
+            found = pairs.from_pairs(stars, table, reach, stretch)
+            if found is not None:
+                return found[0], f"{table.meta.get('SOURCE', 'catalogue')}, {found[1]} stars only", table
     found = solver(stars) if solver is not None else None
     if found is not None:
         solution, source, table = found
@@ -137,72 +138,89 @@ def _middle(table, most=5.0):
 
 
 def _solve(registered, catalog):
-    """Solve all frames and their distortion at once; sets f["solution"].  Returns (model, misfits, catalogue stars
-    used, rms)."""
+    """Solve all frames and their distortion at once (sets f["solution"]), first with wide matches and whatever model
+    the stars can carry, then with the one that predicts best.  Returns (model, catalogue stars used, rms [arcsec])."""
+    shapes = list(dict.fromkeys(f["shape"] for f in registered))
+    groups = [shapes.index(f["shape"]) for f in registered]
+    seen, anchors = _matched(registered, catalog, 8.0, 8.0)
+    count = adjust.counted(registered, seen, anchors)
+    model = adjust.richest(count, ("none", "radial", "centre", "cubic"))
+    solutions = adjust.adjust([f["solution"] for f in registered], groups, seen, anchors, model, rounds=6)[0]
+    for f, s in zip(registered, solutions):
+        f["solution"] = s
+    n, rms = _tie_quality(seen, solutions, anchors)
+    unit = wcs.scale(solutions[0])
+    seen, anchors = _matched(registered, catalog, 2.5, min(2.5, max(1.5, 5 * rms / unit)) if n else 2.5)
+    model, solutions = adjust.choose(solutions, groups, seen, anchors)
+    for f, s in zip(registered, solutions):
+        f["solution"] = s
+    return model, *_tie_quality(seen, solutions, anchors)
+
+
+def _plane(f, first):
+    """Places (x, y) of a frame's stars in the tangent plane of the first [its pixels]."""
+    xi, eta = wcs.project(*wcs.sky(f["solution"], f["x"], f["y"]), first["solution"]["crval"])
+    unit = wcs.scale(first["solution"]) / 3600
+    return xi / unit, eta / unit
+
+
+def _matched(registered, catalog, radius, near):
+    """What `adjust` solves from: stars that several frames see (or a catalogue has; at most 250 a frame, spatially
+    even), matched within `radius` pixels, and the catalogue's within `near` of them."""
     first = registered[0]
-    groups = [
-        0 if f["shape"] == first["shape"] else 1 + sorted({g["shape"] for g in registered}).index(f["shape"])
-        for f in registered
-    ]
-    n_tie, rms, model, scores = 0, float("nan"), "none", {}
-    for radius in (8.0, 2.5):
-        origin, unit = first["solution"]["crval"], wcs.scale(first["solution"]) / 3600
-
-        def place(f):
-            xi, eta = wcs.project(*wcs.sky(f["solution"], f["x"], f["y"]), origin)
-            return xi / unit, eta / unit
-
-        x, y, count = register.associate(registered, radius if len(registered) > 1 else 0.5, place)
-        anchors = _anchors(registered, x, y, catalog, origin, unit,
-                           radius if n_tie == 0 else min(radius, max(1.5, 5 * rms / unit / 3600)))
-        useful = np.union1d(np.flatnonzero(count > 1), anchors["star"])
-        seen = {"frame": [], "star": [], "x": [], "y": [], "sigma": []}
-        for n, f in enumerate(registered):
-            pick = np.flatnonzero(np.isin(f["star"], useful))
-            even = pattern.spread(f["x"][pick], f["y"][pick], f["snr"][pick], 250, cells=8)
-            keep = np.union1d(pick[even], pick[np.isin(f["star"][pick], anchors["star"])])
-            for key, values in (("frame", np.full(len(keep), n)), ("star", f["star"][keep]), ("x", f["x"][keep]),
-                                ("y", f["y"][keep]), ("sigma", f["sigma"][keep])):
-                seen[key].append(values)
-        seen = {key: np.concatenate(values) for key, values in seen.items()}
-        model, (solutions, _, _), scores = adjust.choose([f["solution"] for f in registered], groups, seen, anchors)
-        for f, s in zip(registered, solutions):
-            f["solution"] = s
-        n_tie, rms = _tie_quality(seen, solutions, anchors)
-    return model, scores, n_tie, rms
+    x, y, count = register.associate(registered, radius if len(registered) > 1 else 0.5, lambda f: _plane(f, first))
+    light = np.zeros(len(x))
+    for f in registered:
+        np.maximum.at(light, f["star"], f["flux"] / f["exptime"])
+    anchors = _anchors(first["solution"], x, y, light, catalog, near)
+    useful = count > 1
+    useful[anchors["star"]] = True
+    fixed = np.zeros(len(x), bool)
+    fixed[anchors["star"]] = True
+    parts = []
+    for n, f in enumerate(registered):
+        pick = np.flatnonzero(useful[f["star"]])
+        even = pick[pattern.spread(f["x"][pick], f["y"][pick], f["snr"][pick], 250, cells=8)]
+        keep = np.union1d(even, pick[fixed[f["star"][pick]]])
+        parts.append((np.full(len(keep), n), *(f[key][keep] for key in ("star", "x", "y", "sigma"))))
+    return dict(zip(("frame", "star", "x", "y", "sigma"), map(np.concatenate, zip(*parts)))), anchors
 
 
-def _anchors(registered, x, y, catalog, origin, unit, radius):
-    """Catalogue stars within `radius` of the field's: arrays star, ra, dec, sigma [pixel] (empty without a
-    catalogue)."""
-    empty = {"star": np.zeros(0, int), "ra": np.zeros(0), "dec": np.zeros(0), "sigma": np.zeros(0)}
+def _anchors(solution, x, y, light, catalog, radius):
+    """Catalogue stars within `radius` of the field's: arrays star, ra, dec, sigma [pixel] (empty without a catalogue).
+
+    Where most pairs agree about the zero point, those off by more than two magnitudes are chance: a catalogue star that
+    does not show has faint neighbours enough."""
     if catalog is None:
-        return empty
-    xi, eta = wcs.project(catalog["ra"], catalog["dec"], origin)
+        return {"star": np.zeros(0, int), "ra": np.zeros(0), "dec": np.zeros(0), "sigma": np.zeros(0)}
+    unit = wcs.scale(solution) / 3600
+    xi, eta = wcs.project(catalog["ra"], catalog["dec"], solution["crval"])
     near = np.flatnonzero(np.hypot(xi, eta) < 3)
     i, j = pattern.nearest(x, y, xi[near] / unit, eta[near] / unit, radius)
-    near = near[j]
-    err = np.asarray(catalog["err"][near], float) if "err" in catalog.colnames else np.full(len(near), 0.1)
-    return {
-        "star": i, "ra": np.asarray(catalog["ra"][near], float), "dec": np.asarray(catalog["dec"][near], float),
-        "sigma": np.hypot(err / 3600 / unit, 0.05)
-    }
+    zero = np.asarray(catalog["mag"], float)[near[j]] + 2.5 * np.log10(light[i])
+    off = np.abs(zero[:, None] - zero)  # NaN (no magnitude) is never off
+    alike = (off < 0.7).sum(axis=1)
+    if len(i) and alike.max() >= 3:
+        keep = ~(off[np.argmax(alike)] > 2)
+        i, j = i[keep], j[keep]
+    ra, dec = (np.asarray(catalog[key], float)[near[j]] for key in ("ra", "dec"))
+    err = np.asarray(catalog["err"], float)[near[j]] if "err" in catalog.colnames else np.full(len(j), 0.1)
+    return {"star": i, "ra": ra, "dec": dec, "sigma": np.hypot(err / 3600 / unit, 0.05)}
 
 
 def _tie_quality(seen, solutions, anchors):
-    """(number, rms [arcsec]) of the catalogue stars about the mean place of their measurements, outliers (3 arcsec)
+    """(number, rms [arcsec]) of the catalogue stars about the median place of their measurements, outliers (3 arcsec)
     left out."""
     if not len(anchors["star"]):
         return 0, float("nan")
-    errors = []
-    for star, ra, dec in zip(anchors["star"], anchors["ra"], anchors["dec"]):
-        m = np.flatnonzero(seen["star"] == star)
-        if len(m):
-            places = np.array([
-                np.array(wcs.project(*wcs.sky(solutions[seen["frame"][k]], seen["x"][k], seen["y"][k]), (ra, dec)))
-                for k in m
-            ])
-            errors.append(float(np.hypot(*np.median(places, axis=0))) * 3600)
+    rank = np.full(max(seen["star"].max(), anchors["star"].max()) + 1, -1)
+    rank[anchors["star"]] = np.arange(len(anchors["star"]))
+    which, off = rank[seen["star"]], np.zeros((2, len(seen["star"])))
+    for f, s in enumerate(solutions):
+        m = np.flatnonzero((seen["frame"] == f) & (which >= 0))
+        place = anchors["ra"][which[m]], anchors["dec"][which[m]]
+        off[:, m] = wcs.project(*wcs.sky(s, seen["x"][m], seen["y"][m]), place)
+    errors = [np.hypot(*np.median(off[:, which == k], axis=1)) * 3600 for k in np.unique(which[which >= 0])]
     good = np.array([e for e in errors if e < max(3.0, 4 * float(np.median(errors)))])
     return len(good), float(np.sqrt(np.mean(good**2))) if len(good) else float("nan")
 
@@ -213,17 +231,12 @@ def _merge(registered, frames, catalog):
 
     first = registered[0]
     origin, unit = first["solution"]["crval"], wcs.scale(first["solution"]) / 3600
-
-    def place(f):
-        xi, eta = wcs.project(*wcs.sky(f["solution"], f["x"], f["y"]), origin)
-        return xi / unit, eta / unit
-
-    x, y, count = register.associate(registered, 2.0 if len(registered) > 1 else 0.5, place)
+    x, y, count = register.associate(registered, 2.0 if len(registered) > 1 else 0.5, lambda f: _plane(f, first))
     n = len(x)
     weight, sum_x, sum_y = np.zeros((3, n))
     best = np.zeros(n)
     for f in registered:
-        fx, fy = place(f)
+        fx, fy = _plane(f, first)
         for target, values in ((weight, f["sigma"]**-2.0), (sum_x, fx / f["sigma"]**2), (sum_y, fy / f["sigma"]**2)):
             np.add.at(target, f["star"], values)
         np.maximum.at(best, f["star"], f["snr"])

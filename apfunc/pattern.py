@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+SURE = 25.0  # a significance beyond which no other hypothesis is tried
+
 
 def apply(t, x, y):
     """The points (x, y) after the transformation t."""
@@ -237,19 +239,25 @@ def match(one, two, guesses=(), radius=(20.0, 3.0), scales=(0.9, 1.1), parities=
     """
     best = None
     some1, some2 = tuple(c[:80] for c in one), tuple(c[:160] for c in two)
+
+    def better(t, free, trials):
+        found = refine(t, some1, some2, radius, free=free, similar=similar)
+        score = found[3] - math.log10(trials)
+        return (found[0], score) if best is None or score > best[1] else best
+
     for linear in guesses:
         for t in shifts(some1, some2, linear, radius[0] / 2):
-            found = refine(t, some1, some2, radius, free=1, similar=similar)
-            score = found[3] - math.log10(1 + len(some1[0]) * len(some2[0]))
-            if best is None or score > best[1]:
-                best = found[0], score
+            best = better(t, 1, 1 + len(some1[0]) * len(some2[0]))
+            if best[1] > SURE:
+                break
+        if best[1] > SURE:
+            break
     if (best is None or best[1] < max(least, 8)) and blind:
         peaks = triangles(one, two, scales, parities, tolerance, n)
         for t in peaks:
-            found = refine(t, some1, some2, radius, free=3, similar=similar)
-            score = found[3] - math.log10(2 * len(peaks))  # twice: the clearer of two sides counts
-            if best is None or score > best[1]:
-                best = found[0], score
+            best = better(t, 3, 2 * len(peaks))  # twice: the clearer of two sides counts
+            if best[1] > SURE:
+                break
     if best is None or best[1] < least:
         return None
     t, i, j, score = refine(best[0], one, two, (radius[1] * 1.5, radius[1]), free=2)

@@ -56,11 +56,20 @@ def polynomial(coefficients, u, v):
     """Sum of coefficients[p, q] u^p v^q; zero for None."""
     total = np.zeros(np.broadcast(u, v).shape)
     for row in [] if coefficients is None else coefficients[::-1]:  # Horner's rule in u, and in v within
-        inner = 0.0
+        inner, row = 0.0, row.tolist()
+        while row and row[-1] == 0:
+            row.pop()
         for c in row[::-1]:
             inner = inner * v + c
         total = total * u + inner
     return total
+
+
+def powers(u, v, exponents):
+    """The terms u^p v^q as columns (n, terms)."""
+    top = max(p + q for p, q in exponents) + 1
+    u, v = (np.vander(c, top, increasing=True) for c in (u, v))
+    return np.stack([u[:, p] * v[:, q] for p, q in exponents], axis=1)
 
 
 def plane(solution, x, y):
@@ -84,7 +93,9 @@ def pixel(solution, ra, dec, rounds=8):
     u, v = big_u, big_v
     if solution["a"] is not None:
         for _ in range(rounds):
-            u, v = big_u - polynomial(solution["a"], u, v), big_v - polynomial(solution["b"], u, v)
+            old, (u, v) = u, (big_u - polynomial(solution["a"], u, v), big_v - polynomial(solution["b"], u, v))
+            if np.nanmax(np.abs(u - old), initial=0) < 1e-9:
+                break
     return u + solution["crpix"][0], v + solution["crpix"][1]
 
 
@@ -113,7 +124,7 @@ def fit(x, y, ra, dec, crpix, order=1, weight=None, start=None, a=None, b=None):
     u, v = np.asarray(x, float) - crpix[0], np.asarray(y, float) - crpix[1]
     u, v = (u + polynomial(a, u, v), v + polynomial(b, u, v)) if order == 1 else (u, v)
     size = max(np.abs(u).max(), np.abs(v).max(), 1.0)
-    design = np.stack([(u / size)**p * (v / size)**q for p, q in exponents], axis=1)
+    design = powers(u / size, v / size, exponents)
     weighted = (design if weight is None else design * np.asarray(weight)[:, None]).T
     crval = mean_position(ra, dec) if start is None else tuple(start)
     for _ in range(4 if start is None else 2):
@@ -152,7 +163,7 @@ def inverse(solution, shape):
     size = max(np.abs(big_u).max(), np.abs(big_v).max())
     for order in range(len(solution["a"]) - 1, 8):
         exponents = terms(order, low=1)
-        design = np.stack([(big_u / size)**p * (big_v / size)**q for p, q in exponents], axis=1)
+        design = powers(big_u / size, big_v / size, exponents)
         target = np.stack([u - big_u, v - big_v], axis=1)
         coefficients = np.linalg.lstsq(design.T @ design, design.T @ target, rcond=1e-15)[0]
         worst = np.abs(design @ coefficients - target).max()
