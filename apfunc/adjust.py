@@ -143,7 +143,7 @@ def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), 
     """The distortion model that predicts stars best that took no part in the fit, and its solution as from `adjust`.
 
     The misfit of the left-out stars (their distance from their own mean, which includes the catalogue's position, as a
-    sum of heavy-tailed log-likelihoods) decides; a more complex model must lower it by 10 and by twice the error of the
+    sum of heavy-tailed log-likelihoods) decides; a more complex model must lower it by 2 and by twice the error of the
     gain (from the gains of the single stars).  Models with too few stars are not tried.  The errors are first widened
     frame by frame to the scatter that even the richest model leaves.
     Returns (model, solutions).
@@ -177,10 +177,10 @@ def richest(count, models=tuple(MODELS)):
 
 
 def clearly_better(old, new):
-    """Whether the misfits `new` of the stars are below `old` by more than chance: by 10 and twice the error of the
+    """Whether the misfits `new` of the stars are below `old` by more than chance: by 2 and twice the error of the
     sum, or by much."""
     gain = old - new
-    return gain.sum() > max(25, 0.2 * old.sum()) or gain.sum() > 10 + 2 * float(np.sqrt(np.sum(
+    return gain.sum() > max(25, 0.2 * old.sum()) or gain.sum() > 2 + 2 * float(np.sqrt(np.sum(
         (gain - gain.mean())**2)))
 
 

@@ -4,7 +4,8 @@ Every pair of bright stars that is as far apart, and as different in brightness,
 hypothesis (a similarity of either parity).  What speaks for one is counted in natural logarithms of odds:
 
     sum over catalogue stars in the frame of  ln[(1 - MISSED) f(d) / (area n(light))]  found within TOLERANCE, the
-    defining pair left out, and of  ln MISSED  not found;  + ln prior(shift, turn) - ln(number of hypotheses)
+    defining pair left out, and of  ln MISSED  not found, or with stars as bright as the catalogue's that it has not;
+    + ln prior(shift, turn) - ln(number of hypotheses)
 
 f is how magnitudes scatter about the zero point, n(light) the density of stars as bright as the one found.  (After the
 verification step of Lang et al. 2010, AJ 139, 1782, with brightness taken in, which tells most when stars are few.)
@@ -16,11 +17,12 @@ import numpy as np
 
 from apfunc import pattern, wcs
 
-TOLERANCE, MISSED, SCATTER = 5.0, 0.15, 0.4  # [pixel], share of catalogue stars that do not show, [mag]
+TOLERANCE, SCATTER = 5.0, 0.5  # [pixel], [mag] of the zero point from star to star
+MISSED, STRANGE = 0.15, 0.03  # shares of stars that have no counterpart, and of those with a wrong brightness
 BRIGHT, NEAR, SHOWN = 15, 40, 80  # stars for pairs, catalogue stars, stars that may be found
 
 
-def from_pairs(stars, catalog, reach=3.0, stretch=0.02, least=5.0):
+def from_pairs(stars, catalog, reach=5.0, stretch=0.02, least=4.5):
     """(TAN solution, number of catalogue stars) of a list of stars (see tie.py), or None.
 
     `reach` [arcmin]: the largest error of the pointing, `stretch` that of the scale (a fraction); both must be known.
@@ -79,20 +81,25 @@ def _odds(w, light, sky, mag, a, c, half, unit, reach):
     odds, found = np.zeros(len(a)), np.full((len(a), len(sky)), -1)
     crowd = (np.abs(light[:, None] - light[None]) < 0.75).sum(axis=1) - 0.5
     density = crowd / 1.5 / (4 * half[0] * half[1])
+    earlier = np.tri(len(sky), k=-1, dtype=bool)
     for s in range(0, len(a), 200):
         there = (sky[None] - c[s:s + 200, None]) / a[s:s + 200, None]
         gap = np.abs(there[:, :, None] - w[None, None])
         inside = (np.abs(there.real) < half[0] - 8) & (np.abs(there.imag) < half[1] - 8)
         star = np.where(gap.min(axis=2) < TOLERANCE, gap.argmin(axis=2), -1)
-        difference = np.where(star >= 0, mag[None] - light[star], np.nan)
-        zero = np.nanmedian(np.where((star >= 0).any(axis=1)[:, None], difference, 0), axis=1)[:, None]
-        off = np.where(star >= 0, difference - zero, 0)
-        likely = 0.9 * np.exp(-0.5 * (off / SCATTER)**2) / (SCATTER * math.sqrt(2 * math.pi)) + 0.01
-        gain = np.log((1 - MISSED) * likely / (math.pi * TOLERANCE**2 * density[star]))
-        gain = np.where(star >= 0, gain, 0)
-        lost = inside & (star < 0) & (mag[None] - zero < light.max() - 0.5)
+        star[((star[:, :, None] == star[:, None]) & earlier).any(axis=2)] = -1  # of a double the brighter has it
+        seen = star >= 0
+        difference = np.where(seen, mag[None] - light[star], np.nan)
+        zero = np.nanmedian(np.where(seen.any(axis=1)[:, None], difference, 0), axis=1)[:, None]
+        off = np.where(seen, difference - zero, 0)
+        likely = (1 - STRANGE) * np.exp(-0.5 * (off / SCATTER)**2) / (SCATTER * math.sqrt(2 * math.pi)) + 0.1 * STRANGE
+        gain = np.where(seen, np.log((1 - MISSED) * likely / (math.pi * TOLERANCE**2 * density[star])), 0)
+        lost = (inside & ~seen & (mag[None] - zero < light.max() - 0.5)).sum(axis=1)
+        told = light[None] + zero  # the magnitudes of the stars: the catalogue should have those in its range
+        told = (told > mag.min()) & (told < mag.max() - 1)
+        np.put_along_axis(told, np.where(seen, star, star.max(axis=1)[:, None]), False, axis=1)
         two = -np.sort(-gain, axis=1)[:, :2].sum(axis=1)  # the pair itself proves nothing
-        odds[s:s + 200] = gain.sum(axis=1) - two + math.log(MISSED) * lost.sum(axis=1)
+        odds[s:s + 200] = gain.sum(axis=1) - two + math.log(MISSED) * (lost + told.sum(axis=1))
         found[s:s + 200] = star
     return odds + _prior(a, c, unit, reach), found
 
