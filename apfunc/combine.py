@@ -31,7 +31,8 @@ def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, v
     method : "clip" (mean of what lies within `sigma` robust standard deviations), "median" or "mean".
     bias, dark : master images.  A dark has the bias subtracted when one is given, unless its data or header say
         that it holds none; a flat has bias and dark (scaled to its exposure) subtracted and is divided by its level.
-    vet : leave out frames that do not belong (`apfunc.belong`); each is listed with its reason.
+    vet : leave out frames that do not belong (`apfunc.belong`); each is listed with its reason (and so are, in any
+        case, files that are cut short).
     saturate : raw ADU of saturation; else the pile-up of the pixels, SATURATE, or 65535 for 16-bit integers.
 
     The result is float32: ADU for EXPTIME seconds; of a flat the relative response, with median 1 over its well-lit
@@ -61,20 +62,24 @@ def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, v
     frames = [raw.opened(*image) for image in images]
     headers = [raw.plain(header, rows.shape) for rows, header in images]
     belong.reject(reasons, belong.by_header(headers, [shape for shape, _, _ in frames], kind, only_size=not vet))
-    samples = {i: raw.sample(frames[i][1], frames[i][0]) for i, why in enumerate(reasons) if why is None}
+    samples = {}
+    for i in [i for i, why in enumerate(reasons) if why is None]:
+        try:
+            samples[i] = raw.sample(frames[i][1], frames[i][0])
+        except ValueError as error:
+            reasons[i] = str(error)
     values = {i: s - raw.sample_base(frames[i][2], frames[i][0]) for i, (s, _) in samples.items()}
     ready = _masters(kind, bias, dark, headers, frames, samples)
     terms = {i: _terms(kind, values[i], headers[i], ready) for i in samples}
     for i in samples:
         values[i] = values[i] - _thin(terms[i][0], frames[i][0])
+    _some(samples, headers, reasons)
     whole = all(raw.whole(s) for s, _ in samples.values())
     full = raw.full_scale(np.stack([s for s, _ in samples.values()]), headers[min(samples)], saturate)
     if vet:
         belong.reject(reasons, by_data(kind, values, {i: s for i, (s, _) in samples.items()}, full, len(images)))
     used = [i for i, why in enumerate(reasons) if why is None]
-    if not used:
-        raise ValueError("no frame is left: " + "; ".join(f"{_name(h)}: {why}" for h, why in zip(headers, reasons)))
-
+    _some(used, headers, reasons)
     levels = flat_levels([values[i] for i in used]) if kind == "flat" else np.ones(len(used))
     step = float(whole) / float(np.median(levels))
     data, error, mask, rejected = _run([frames[i] for i in used], [terms[i][0] for i in used], levels, full,
@@ -91,6 +96,12 @@ def combine(images, kind=None, method="clip", sigma=4.0, bias=None, dark=None, v
     _list(header, "EXC", [f"{_name(h)}: {why}" for h, why in zip(headers, reasons) if why], "left out")
     history(header, "combine", kind=kind, method=method, sigma=float(sigma), used=len(used), of=len(images))
     return (data, header), {"MASK": mask, "UNCERT": error}
+
+
+def _some(used, headers, reasons):
+    """ValueError when no frame is left."""
+    if not used:
+        raise ValueError("no frame is left: " + "; ".join(f"{_name(h)}: {why}" for h, why in zip(headers, reasons)))
 
 
 def _masters(kind, bias, dark, headers, frames, samples):

@@ -6,6 +6,7 @@ or the lazily read section of a file.
 
 import hashlib
 import math
+import os
 import re
 
 import numpy as np
@@ -40,12 +41,10 @@ def opened(rows, header):
     if scan and all(s.stop - s.start == n for s, n in zip(scan, rows.shape)):
         scan = None
     ys, xs = trim or (slice(0, rows.shape[0]), slice(0, rows.shape[1]))
-    half = rows.shape[0] // 2
+    fetch, half = reader(rows), rows.shape[0] // 2
     level = pedestal(header, rows[half:half + TALL]) if "PEDESTAL" in header else 0.0
     along_rows = scan and scan[0].stop - scan[0].start >= scan[1].stop - scan[1].start
     per_column = None if not scan or along_rows else np.median(rows[scan[0]], axis=0)[None, xs].astype("f4")
-
-    fetch = reader(rows)
 
     def read(a, b):
         return fetch(ys.start + a, min(ys.start + b, ys.stop))[:, xs]
@@ -61,16 +60,21 @@ def opened(rows, header):
 
 
 def reader(rows):
-    """A function (a, b) -> rows a to b as an array.
+    """A function (a, b) -> rows a to b as an array; it raises ValueError where the file is cut short.
 
     The 16-bit whole numbers of a plain file are read here: astropy takes five times as long to shift them to uint16.
     """
-    where = rows.hdu.fileinfo() if type(rows).__name__ == "Section" and rows.dtype == "u2" else {"file": None}
-    if where["file"] is None or where["file"].compression or len(rows.shape) != 2:
+    where = rows.hdu.fileinfo() if type(rows).__name__ == "Section" else {"file": None}
+    if where["file"] is None or where["file"].compression:
         return lambda a, b: np.asarray(rows[a:b])
-    name, start, columns = where["file"].name, where["datLoc"], rows.shape[1]
+    name, start, whole_file = where["file"].name, where["datLoc"], where["datLoc"] + rows.hdu.size
+    quick, columns = rows.dtype == "u2" and len(rows.shape) == 2, rows.shape[-1]
 
     def fetch(a, b):
+        if os.path.getsize(name) < whole_file:
+            raise ValueError("the file is cut short; copy it again or leave it out")
+        if not quick:
+            return np.asarray(rows[a:b])
         a, b, _ = slice(a, b).indices(rows.shape[0])
         values = np.fromfile(name, ">i2", (b - a) * columns, offset=start + 2 * a * columns).astype("i2")
         values ^= np.int16(-32768)

@@ -93,11 +93,17 @@ def _alike(images, kind):
     filters do."""
     frames, headers = [raw.opened(*image) for image in images], [header for _, header in images]
     reasons = belong.by_header(headers, [shape for shape, _, _ in frames], kind if kind == "bias" else None)
-    samples = [raw.thin(read, shape) for shape, read, _ in frames]
-    values = [sample - raw.sample_base(base, shape) for sample, (shape, _, base) in zip(samples, frames)]
-    levels = [None if why else raw.middle(s) for why, s in zip(reasons, values)]
+    samples, levels, noise = [None] * len(frames), [None] * len(frames), []
+    for i, (shape, read, base) in enumerate(frames):
+        try:
+            samples[i] = raw.thin(read, shape)
+        except ValueError as error:
+            reasons[i] = reasons[i] or str(error)
+            continue
+        values = samples[i] - raw.sample_base(base, shape)
+        noise.append(raw.spread(np.diff(values, axis=1)) / math.sqrt(2))
+        levels[i] = None if reasons[i] else raw.middle(values)
     if kind == "bias":
-        noise = [raw.spread(np.diff(s, axis=1)) / math.sqrt(2) for s in values]
         belong.reject(reasons, belong.by_level(levels, float(np.median(noise)) if noise else 0.0))
     used = [i for i, why in enumerate(reasons) if why is None]
     return [[some[i] for i in used] for some in (frames, headers, levels, samples)]

@@ -244,6 +244,28 @@ def test_lazy_rows_give_the_same_bytes(tmp_path, monkeypatch):
         [v.split()[1] for k, v in expected[1].items() if k.startswith("INP")]
 
 
+@pytest.mark.parametrize("kind", ["u2", "f4"])
+def test_a_frame_cut_short_is_left_out(tmp_path, kind):
+    paths = [tmp_path / f"{i}.fits" for i in range(4)]
+    for path, (data, header) in zip(paths, biases(4)):
+        fits.PrimaryHDU(data.astype(kind), header).writeto(path)
+    paths[1].write_bytes(paths[1].read_bytes()[:-2880])
+    rows = [io.read_rows(path) for path in paths]
+    (_, header), _ = combine(rows, kind="bias")
+    assert header["NCOMBINE"] == 3 and left_out(header) == ["bias1.fit: the file is cut short; copy it again or "
+                                                            "leave it out"]
+    with pytest.raises(ValueError, match="no frame is left: bias1.fit: the file is cut short"):
+        combine(rows[1:2], kind="bias")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 50, 51])
+def test_middle_is_the_median(n):
+    values = np.random.default_rng(n).normal(1000, 10, n).astype("f4")
+    assert raw.middle(values) == pytest.approx(np.median(values) if n else np.nan, rel=1e-7, nan_ok=True)
+    assert raw.middle(np.append(values, [np.nan, np.nan])) == pytest.approx(raw.middle(values), nan_ok=True)
+    assert raw.middle(np.array([65535, 65533], "u2")) == 65534
+
+
 def test_memory_is_bounded_by_the_band(monkeypatch):
     monkeypatch.setattr("apfunc.combine.BAND", 1e6)
     monkeypatch.setattr("apfunc.combine.STRIP", 1e6)
