@@ -4,6 +4,7 @@ import numpy as np
 
 
 COVERED = 0.5  # of the usual weight: where fewer frames meet, the noise is seen
+RIM = 0.25  # share of a field that may be cropped for that; more is a panel of a mosaic with fewer frames
 SPOTS = 0.02  # share of an edge that may be empty
 
 
@@ -11,7 +12,7 @@ def common(data, crop, coverage=()):
     """Slices of the part to show: the largest rectangle that all images fill, or that holds any of them.
 
     coverage: weight planes of the images, or every n-th row of them; a pixel below COVERED of a plane's median
-    counts as empty (without weight it has no value either, unless it is a small hole).
+    counts as empty, unless there are too many to be a rim.
     """
     good = np.ones(data[0].shape, bool)
     for d in data:
@@ -19,9 +20,10 @@ def common(data, crop, coverage=()):
     if not good.any():
         raise ValueError("the images have no pixel in common; check that they are of one field and on one grid")
     for weight in coverage if crop else ():
-        if (weight > 0).any():
-            seen = (weight >= np.float32(COVERED * np.median(weight[weight > 0]))) | ~(weight > 0)
-            good &= np.repeat(seen, -(-len(good) // len(seen)), axis=0)[:len(good)]
+        some = weight > 0
+        low = some & (weight < np.float32(COVERED * np.median(weight[some]))) if some.any() else some
+        if low.sum() < RIM * some.sum():
+            good &= ~np.repeat(low, -(-len(good) // len(low)), axis=0)[:len(good)]
     if not crop or not good.any():
         return slice(None), slice(None)
     every = max(1, min(good.shape) // 500)  # small holes do not count, so a part of the pixels will do

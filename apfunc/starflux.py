@@ -80,7 +80,7 @@ def fluxes(data, x, y, radius, gain=None, clear=None):
     """
     reach = int(np.ceil(3 * radius))
     flux, ring, half = _disc(data, x, y, radius, reach, clear)
-    step = max(2 * reach, int(np.sqrt(data.size / 800)))
+    step = max(2 * reach, int(np.sqrt(data.size / 400)))
     ey, ex = (a.ravel() for a in np.mgrid[reach:data.shape[0] - reach:step, reach:data.shape[1] - reach:step])
     empty, wave, _ = _disc(data, ex, ey, radius, reach)
     empty = empty[np.isfinite(empty) & (wave <= 2 * np.nanmedian(wave) if len(wave) else True)]

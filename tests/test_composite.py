@@ -312,3 +312,5 @@ def test_rim_that_few_frames_reach_is_cropped():
     weight[160, 100:130] = 0  # a hole is no rim
     for coverage in ([weight], [weight[::16]]):
         assert composite(images, coverage=coverage)[1]["CROPY0"] in range(19, 34)
+    weight[:120] = 0.1
+    assert composite(images, coverage=[weight])[1]["CROPY0"] == 0  # half a field is a panel of its own
