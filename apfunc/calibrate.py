@@ -78,7 +78,9 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
         part = _less(out[a:a + STRIP], terms, np.s_[a:a + STRIP])
         if flat is not None:
             relative = ready["flat"][0][a:a + STRIP]
-            part /= np.where(relative >= flatmin, relative, np.float32(np.nan))
+            if not relative.min() >= flatmin:
+                relative = np.where(relative >= flatmin, relative, np.float32(np.nan))
+            part /= relative
 
     head.remove("SATURATE", ignore_missing=True)
     if full is not None:
