@@ -1,5 +1,6 @@
 """The command line `apfunc`: the commands of cli_frames, cli_stacks and cli_night, and how a command ends."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -11,9 +12,19 @@ from apfunc.command import STEPS, cli  # noqa: F401
 from apfunc.driver import complain
 
 
+def _many_files():
+    """Masters and stacks keep a file or three open for each frame: ask for as many as the system lets us have."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
 def main():
     """The entry point: runs a command and ends cleanly on a broken pipe, Ctrl-C or a full disk."""
     gc.set_threshold(50_000)  # imports make many objects and little garbage: a tenth of a process's start
+    _many_files()
     try:
         code = cli(prog_name="apfunc", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
