@@ -35,7 +35,7 @@ nav a:hover { text-decoration: underline }
 .hero figure:only-child { max-width: 980px }
 .hero > div { display: grid; gap: 16px }
 .grid, .plots { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)) }
-.hero { grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); align-items: start }
+.hero { grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); align-items: start }
 @media (min-width: 900px) { .hero.one { grid-template-columns: 2.05fr 1fr } }
 .squares { margin-bottom: 16px; max-width: 940px }
 .squares p { margin: .5rem 0; font-size: .85rem }
