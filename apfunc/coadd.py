@@ -85,6 +85,8 @@ def measure(frames, scale="auto", order=1):
                 break
     factor, source, reference = stacked.scale(headers, *common.scales(flux, error), scale)
     noise, level = (np.array([s[key] for s in surveys]) for key in ("noise", "level"))
+    seen = np.isfinite(cores[:, :, common.CORE, common.CORE]).sum(0)
+    cores = cores[:, np.isfinite(flux).sum(0) > 0.5 * seen]  # a cosmic ray is a star in one frame only
     gain = stacked.gains(headers)
     gain = np.where(np.isnan(gain), np.maximum(level, noise) / noise**2, gain)
     cores, noise = cores * factor[:, None, None, None].astype("f4"), noise * factor

@@ -2,12 +2,14 @@
 
 A value d_k is an outlier when, with m the median of the frames,
 
-    |d_k - m| > sigma * noise_k + slack_k * steepness(m)         or, for the means over 3 x 3 pixels,
-    |<d_k - m>| > sigma * COHERENT * noise_k + slack_k * <steepness>        (its neighbours with it)
+    |d_k - m| > sigma * noise_k + slack_k * steepness_2(m)       or, for the means over 3 x 3 pixels,
+    |<d_k - m>| > sigma * COHERENT * noise_k + slack_k * steepness_3(m)        (its neighbours with it)
 
-noise_k^2 = excess_k / w_k + photon_k * m.  Steepness is the range of m in 3 x 3 pixels, less what noise alone makes;
-`slack` is measured from the frames' own stars (see `slacks`), so that neither seeing nor a shift of a tenth of a pixel
-makes an outlier of a star.  Only what exceeds the least noise of a tile is looked at in such detail.
+A strong outlier takes its neighbours with it too, for it has dark lobes where the frame was interpolated; where of two
+frames each is an outlier beside the other, the larger stays.  noise_k^2 = excess_k / w_k + photon_k * m.  Steepness_r is the range of m within r pixels (a square), less what noise
+alone makes; `slack` is measured from the frames' own stars (see `slacks`), so that neither seeing nor a shift of a
+tenth of a pixel makes an outlier of a star: where a wing is faint and wide the star's core is near.  Only what exceeds
+the least noise of a tile is looked at in such detail.
 """
 
 import functools
@@ -15,8 +17,9 @@ import functools
 import numpy as np
 
 COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a pixel
-HALO = 3  # pixels round a tile that it needs
+HALO = 5  # pixels round a tile that it needs
 ENOUGH, FEW = 25, 5  # of more frames the median is that of so many, evenly chosen, unless fewer than FEW have a value
+STRONG = 3  # times its limit is an outlier strong, which takes its neighbours with it
 LOW = 4  # of two or four values the lower middle one stands for the median: of two the larger is the suspect
 
 
@@ -47,8 +50,7 @@ def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", sha
     if not good.all():
         np.copyto(inner, 0, where=~good)
     signal = np.maximum(middle, 0)
-    steep = steepness(middle, signal, w, photon, excess)
-    slope = box(np.pad(steep, 1))
+    steep, slope = steepness(middle, signal, w, photon, excess)
     if method == "winsor":
         with np.errstate(divide="ignore"):
             noise = np.sqrt(column(excess) / w + column(photon) * signal)
@@ -62,16 +64,20 @@ def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", sha
         some, trusted = d[:, y, x], w[:, y, x]
         for k, at in enumerate(out):
             trusted[k, np.searchsorted(few, at)], lost[k] = 0, len(at)
+        there = good[:, y, x]
+        none = ~trusted.any(0) & there.any(0)
+        both = np.flatnonzero(none & (there.sum(0) == 2))
+        larger = np.where(there, some, -np.inf)[:, both].argmax(0)
+        trusted[larger, both] = w[larger, y[both], x[both]]
         part, total = mean(some, trusted, share)
-        value[y, x] = np.where((total == 0) & good[:, y, x].any(0), middle[y, x], part)
-        weight[y, x] = total
+        value[y, x], weight[y, x] = np.where(none & (total == 0), middle[y, x], part), total
     return value, weight, lost
 
 
 def outliers(off, w, good, photon, excess, slack, signal, steep, slope, sigma):
     """Indices in a flat tile of a frame's outliers; `off`, d_k - m, has a rim of zeros, 0 where not good.
 
-    `slope` is the steepness' sum over 3 x 3 pixels.
+    `steep` and `slope` are the steepness within two and three pixels.
     """
     inner, sums, coherent = off[1:-1, 1:-1], box(off), 9 * COHERENT * sigma
     least = np.sqrt(excess / max(w.max(), np.float32(1e-30)))
@@ -80,11 +86,12 @@ def outliers(off, w, good, photon, excess, slack, signal, steep, slope, sigma):
     y, x = np.divmod(np.flatnonzero(doubtful), inner.shape[1])
     with np.errstate(divide="ignore"):
         noise = np.sqrt(np.float32(excess) / w[y, x] + np.float32(photon) * signal[y, x])
-    alone = np.abs(inner[y, x]) > np.float32(sigma) * noise + np.float32(slack) * steep[y, x]
-    along = np.abs(sums[y, x]) > np.float32(coherent) * noise + np.float32(slack) * slope[y, x]
+    times = np.abs(inner[y, x]) / (np.float32(sigma) * noise + np.float32(slack) * steep[y, x])
+    along = np.abs(sums[y, x]) > np.float32(coherent) * noise + np.float32(9 * slack) * slope[y, x]
     out = np.zeros(off.shape, bool)
-    out[1 + y[alone], 1 + x[alone]] = True
-    y, x = y[along], x[along]
+    out[1 + y[times > 1], 1 + x[times > 1]] = True
+    rim = along | (times > STRONG)
+    y, x = y[rim], x[rim]
     for dy in (0, 1, 2):
         for dx in (0, 1, 2):
             out[y + dy, x + dx] = True
@@ -92,13 +99,14 @@ def outliers(off, w, good, photon, excess, slack, signal, steep, slope, sigma):
 
 
 def steepness(middle, signal, w, photon, excess):
-    """Range of the median in 3 x 3 pixels, less that of its noise (four times it, from the best frame's)."""
+    """Ranges of the median within two and three pixels, less what its noise makes of it."""
     best = np.maximum.reduce(w if np.all(excess == 1) else w / column(excess), axis=0)
     calm = np.sqrt(1 / np.maximum(best, np.float32(1e-30)) + np.float32(np.min(photon)) * signal)
-    calm *= best > 0
-    steep = extent(middle)
-    steep -= calm * np.float32(4 / np.sqrt(len(w)))
-    return np.maximum(steep, 0, out=steep)
+    calm *= (best > 0) * np.float32(1 / np.sqrt(len(w)))
+    near = extremes(middle, middle, 1)
+    wide = extremes(*near, 2)
+    return [np.maximum(high - low - np.float32(times) * calm, 0)
+            for (high, low), times in ((extremes(*near, 1), 5), (wide, 6.5))]
 
 
 def column(values):
@@ -196,20 +204,19 @@ def median(ranked, count):
     return np.where(c > 0, (one + two) / 2, np.float32(0))
 
 
-def extent(values):
-    """Largest less smallest value in the 3 x 3 pixels round each."""
-    high, low = values, values
+def extremes(high, low, step):
+    """Largest of `high` and smallest of `low` of each pixel and those `step` rows, columns or both away."""
     for axis in (0, 1):
-        high, low = around(high, np.maximum, axis), around(low, np.minimum, axis)
-    return high - low
+        high, low = around(high, np.maximum, axis, step), around(low, np.minimum, axis, step)
+    return high, low
 
 
-def around(values, operation, axis):
-    """`operation` over each value and its two neighbours along an axis."""
+def around(values, operation, axis, step):
+    """`operation` over each value and those `step` before and after it along an axis."""
     values = values.T if axis else values
     out = values.copy()
-    operation(out[1:], values[:-1], out=out[1:])
-    operation(out[:-1], values[1:], out=out[:-1])
+    operation(out[step:], values[:-step], out=out[step:])
+    operation(out[:-step], values[step:], out=out[:-step])
     return out.T if axis else out
 
 
@@ -217,7 +224,8 @@ def slacks(cores, noise, least=0.3, most=6.0):
     """How far each frame's stars may differ from their median, in units of its steepness: (frames,).
 
     cores: (frames, stars, rows, columns) cut-outs on one flux scale, NaN where not known; noise: (frames,) of a pixel.
-    Each star gives its largest |d_k - m| / steepness(m); it is 1.3 times the 95th percentile of these.
+    Each star gives its largest |d_k - m| / steepness_2(m); it is 1.5 times the 70th percentile of these: a cosmic ray
+    near every fourth star has no say.
     """
     frames = len(cores)
     out = np.full(frames, 2.0)
@@ -226,11 +234,11 @@ def slacks(cores, noise, least=0.3, most=6.0):
     good = np.isfinite(cores)
     ranked, count = rank(cores, good)
     middle = median(ranked, count)
-    steep = np.stack([extent(m) for m in middle])
+    steep = np.stack([np.subtract(*extremes(*extremes(m, m, 1), 1)) for m in middle])
     sharp = (steep > 20 * np.median(noise)) & (count >= min(3, frames))
     for k in range(frames):
         use = sharp & good[k]
         worst = np.where(use, np.abs(cores[k] - middle) / np.where(use, steep, 1), 0).max((1, 2))
         if use.any((1, 2)).sum() >= 3:
-            out[k] = 1.3 * np.percentile(worst[use.any((1, 2))], 95)
+            out[k] = 1.5 * np.percentile(worst[use.any((1, 2))], 70)
     return np.clip(out, least, most)

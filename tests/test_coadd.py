@@ -408,17 +408,24 @@ def slow_clip(d, w, good, photon, slack, sigma):
         middle[y, x] = (some[(len(some) - 1) // 2] if len(some) <= 4 else np.median(some)) if len(some) else 0
         for k in np.flatnonzero(good[:, y, x]):
             noise[k, y, x] = np.sqrt(1 / w[k, y, x] + photon[k] * max(middle[y, x], 0))
-    steep, off = np.zeros((rows, columns)), np.where(good, d - middle, 0)
-    around = lambda y, x: (slice(max(y - 1, 0), y + 2), slice(max(x - 1, 0), x + 2))  # noqa: E731
+    steep, slope, off = np.zeros((rows, columns)), np.zeros((rows, columns)), np.where(good, d - middle, 0)
+    around = lambda y, x, r=1: (slice(max(y - r, 0), y + r + 1), slice(max(x - r, 0), x + r + 1))  # noqa: E731
     for y, x in np.ndindex(rows, columns):
         calm = noise[:, y, x].min()
-        steep[y, x] = max(np.ptp(middle[around(y, x)]) - 4 * (calm if np.isfinite(calm) else 0) / np.sqrt(n), 0)
+        calm = calm / np.sqrt(n) if np.isfinite(calm) else 0
+        steep[y, x] = max(np.ptp(middle[around(y, x, 2)]) - 5 * calm, 0)
+        slope[y, x] = max(np.ptp(middle[around(y, x, 3)]) - 6.5 * calm, 0)
     for k, y, x in np.ndindex(*d.shape):
         box = around(y, x)
-        if good[k, y, x] and abs(off[k, y, x]) > sigma * noise[k, y, x] + slack[k] * steep[y, x]:
+        limit = sigma * noise[k, y, x] + slack[k] * steep[y, x]
+        if good[k, y, x] and abs(off[k, y, x]) > limit:
             out[k, y, x] = True
-        if abs(off[k][box].sum()) > 9 * sigma * merge.COHERENT * noise[k, y, x] + slack[k] * steep[box].sum():
+        if good[k, y, x] and abs(off[k, y, x]) > merge.STRONG * limit:
             out[k][box] |= good[k][box]
+        if abs(off[k][box].sum()) > 9 * (sigma * merge.COHERENT * noise[k, y, x] + slack[k] * slope[y, x]):
+            out[k][box] |= good[k][box]
+    for y, x in zip(*np.nonzero((good.sum(0) == 2) & ~(good & ~out).any(0))):
+        out[np.where(good[:, y, x], d[:, y, x], -np.inf).argmax(), y, x] = False
     use = np.where(good & ~out, w, 0)
     total = use.sum(0)
     return np.where(total > 0, (use * d).sum(0) / np.where(total > 0, total, 1), middle), total
