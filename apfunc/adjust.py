@@ -20,11 +20,12 @@ from apfunc.distortion import MODELS, basis, sip
 def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4, reference=0):
     """The best solutions of all frames and the shared distortion.
 
-    solutions: a TAN solution (see wcs.py) a frame, rough; groups: the camera group a frame is of (distortion is
-    shared within); seen: dict of arrays frame, star, x, y, sigma [pixel], one entry a measured star (a frame sees a
-    star once); anchors: dict of arrays star, ra, dec [deg], sigma [pixel] (may be empty); model: a key of MODELS;
-    start: coefficients to start from.
-    Returns (solutions, coefficients {group: array}, residuals (2, n) of `seen` in pixels of the reference).
+    solutions: a TAN solution (see wcs.py) a frame, rough; groups: the camera group a frame is of (distortion is shared
+    within); seen: dict of arrays frame, star, x, y, sigma [pixel], one entry a measured star (a frame sees a star
+    once); anchors: dict of arrays star, ra, dec [deg], sigma [pixel] (may be empty); model: a key of MODELS; start:
+    coefficients to start from.
+    Returns (solutions, coefficients {group: array}, residuals (2, n) of `seen` in pixels of
+    the reference).
     """
     n, frame = len(solutions), seen["frame"]
     names, star = np.unique(np.concatenate([seen["star"], anchors["star"]]), return_inverse=True)
@@ -62,11 +63,13 @@ def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4,
         # derivatives at the stars' mean places: at the measured ones, a smaller scale would seem to lower the noise
         back = np.array([u, v]) - np.einsum("nij,jn->in", np.linalg.inv(jacobian)[frame], rest) / h[frame]
         bent = np.einsum("nij,jkn->ink", jacobian[frame], basis(model, *back))
-        normal, right = _normal(members, star, back, bent, 6 * n + k * kind, rest, weight, total, 6 * n + k * len(kinds))
+        normal, right = _normal(members, star, back, bent, 6 * n + k * kind, rest, weight, total,
+                                6 * n + k * len(kinds))
         _priors(normal, right, jacobian, h, warp, reference, len(star_a))
         step = np.linalg.solve(normal, right)
-        place, delta = step[:6 * n].reshape(n, 2, 3)[:, :, 0].T, step[:6 * n].reshape(n, 2, 3)[:, :, 1:] / h[:, None, None]
-        crval = np.array(wcs.deproject(*((centre + place) * unit), origin))
+        moves = step[:6 * n].reshape(n, 2, 3)
+        crval, delta = wcs.deproject(*((centre + moves[:, :, 0].T) * unit), origin), moves[:, :, 1:] / h[:, None, None]
+        crval = np.array(crval)
         cd = np.linalg.solve(_local(crval, origin, unit)[1], turn @ cd + delta * unit)
         warp = warp + step[6 * n:].reshape(len(kinds), k)
     rest = means()[0]

@@ -16,13 +16,13 @@ def astrometry(image, stars, field, order=None):
     Returns (image, stars) with a new header and table: stars gets ra, dec [deg] and id (row of the field, -1 none).
 
     The solution is TAN with the distortion that the field catalogue found common to the target's frames, or a TAN-SIP
-    of the frame's own, when it predicts left-out stars better.  Header: the WCS (TAN, or TAN-SIP with inverse
-    terms; every older WCS keyword is removed), WCSSRC (tie), WCSNMATC, WCSRMS [arcsec], WCSRMSPX [pixel], WCSORDER,
-    PIXSCALE, FLXSCALE and FLXSCERR (the factor that brings the frame to the flux scale of its filter's most
-    transparent frame at the reference exposure FLXEXPT), MAGZP and MAGZPERR (magnitude of 1 adu of this frame, where
-    the
-    field has magnitudes; MAGZPSYS says which).
-    Raises ValueError, with the reason, when the frame has too few stars or no match is beyond chance.
+    of the frame's own, when it predicts left-out stars better.  Header: the WCS (TAN, or TAN-SIP with inverse terms;
+    every older WCS keyword is removed), WCSSRC (tie), WCSNMATC, WCSRMS [arcsec], WCSRMSPX [pixel], WCSORDER, PIXSCALE,
+    FLXSCALE and FLXSCERR (the factor that brings the frame to the flux scale of its filter's most transparent frame at
+    the reference exposure FLXEXPT), MAGZP and MAGZPERR (magnitude of 1 adu of this frame, where the field has
+    magnitudes; MAGZPSYS says which).
+    Raises ValueError, with the reason, when the frame has too few stars or no match
+    is beyond chance.
     """
     data, header = image
     f = register.frame_of(stars)
@@ -44,8 +44,8 @@ def astrometry(image, stars, field, order=None):
 
 
 def _base(meta, f):
-    """The field's reference solution, with the distortion when it is that of frames like f: of its shape, or of the same
-    camera at another binning (the same proportions and field of view)."""
+    """The field's reference solution, with the distortion when it is that of frames like f: of its shape, or of the
+    same camera at another binning (the same proportions and field of view)."""
     shape, (rows, columns) = f["shape"], (meta.get("DISTNY"), meta.get("DISTNX"))
     same, zoom = (rows, columns) == tuple(shape), (rows or 0) / shape[0]
     binned = (f["scale"] is not None and abs((columns or 0) / shape[1] - zoom) < 0.01 * zoom
@@ -57,8 +57,8 @@ def _base(meta, f):
         a, b = np.zeros((2, order + 1, order + 1))
         for p, q in wcs.terms(order):
             a[p, q], b[p, q] = (meta.get(f"{name}_{p}_{q}", 0) * zoom**(p + q - 1) for name in "AB")
-    return {"crval": (float(meta["TANRA"]), float(meta["TANDEC"])), "crpix": tie.centre(shape), "cd": cd, "a": a, "b": b,
-            "same": same}
+    return {"crval": (float(meta["TANRA"]), float(meta["TANDEC"])), "crpix": tie.centre(shape), "cd": cd, "a": a,
+            "b": b, "same": same}
 
 
 def _known(field, name, base):
@@ -88,8 +88,8 @@ def _first(f, known, base):
                           n=(24, 34))
     if found is None and base["same"] and len(some) < 12:  # the few that show are among the brightest of the field
         top = np.argsort(-known["flux"], kind="stable")[:4 * len(some)]
-        found = pattern.match((u[some], v[some]), (known["x"][top], known["y"][top]), guesses, radius, scales, least=4.8,
-                              blind=False)
+        found = pattern.match((u[some], v[some]), (known["x"][top], known["y"][top]), guesses, radius, scales,
+                              least=4.8, blind=False)
     if found is None:
         raise ValueError(f"no match of its {len(u)} stars with the field catalogue is beyond chance "
                          "(cloud, trailing, or another field?)")

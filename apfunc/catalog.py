@@ -107,7 +107,7 @@ def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS, epoch=None):
 
     The file's star kd-tree holds unit vectors as unsigned integers, (x - low) * scale, in the order of MAG_VT.
     """
-    paths = [p for folder in indexes for p in sorted(glob.glob(os.path.join(os.path.expanduser(folder), "index-tycho2-*.fits")))]
+    paths = index_files("index-tycho2-*.fits", indexes)
     if not paths:
         return None
     stars, limits, mags = _index_arrays(paths[0])
@@ -127,6 +127,11 @@ def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS, epoch=None):
     err = np.full(len(near), np.hypot(0.07, MOTION * ((epoch or GAIA_EPOCH) - 2000)))
     return table_of(np.degrees(np.arctan2(y, x)) % 360, np.degrees(np.arctan2(z, np.hypot(x, y))), mags[near], err,
                     "Tycho-2", "Tycho VT")
+
+
+def index_files(pattern, folders=INDEX_FOLDERS):
+    """The paths in some folders that fit a pattern, folder after folder."""
+    return [p for folder in folders for p in sorted(glob.glob(os.path.join(os.path.expanduser(folder), pattern)))]
 
 
 def _index_arrays(path):
@@ -187,7 +192,8 @@ def user(path, ra=None, dec=None, radius=None, epoch=None):
     stars_ra, stars_dec = _degrees(column["ra"], hours=True), _degrees(column["dec"])
     mag = np.full(len(table), np.nan) if column["mag"] is None else _floats(column["mag"])
     if column["pmra"] is not None and column["pmdec"] is not None and epoch is not None:
-        since = _floats(column["epoch"]) if column["epoch"] is not None else EPOCHS.get(column["ra"].name.lower(), np.nan)
+        since = EPOCHS.get(column["ra"].name.lower(), np.nan)
+        since = since if column["epoch"] is None else _floats(column["epoch"])
         stars_ra, stars_dec = moved(stars_ra, stars_dec, _motion(column["pmra"]), _motion(column["pmdec"]),
                                     np.nan_to_num(epoch - since))
     keep = np.isfinite(stars_ra) & np.isfinite(stars_dec) & (np.abs(stars_dec) <= 90)

@@ -23,20 +23,20 @@ def field(tables, catalog=None, solver=None, per_filter=4, most=12):
     (stars dict) -> (solution, source, catalogue or None) or None, asked when no catalogue fits (see solvers.py).
 
     Returns a Table, brightest first: ra, dec [deg], mag (catalogue magnitude, NaN unknown), flux_<FILTER> [adu/s, on
-    the
-    scale of that filter's most transparent frame; NaN where not seen], n (frames that saw the star).
-    Its meta: TIE (source of the tie, "relative" when none), NTIE (catalogue stars used), TIERMS [arcsec], TANRA, TANDEC
-    (tangent point), CDi_j (of the reference frame), SCALE [arcsec/pixel], DISTNX, DISTNY and A_p_q, B_p_q (distortion
-    common to frames of that size), MODEL, NFRAMES, MAGSYS, and for each filter k FILTk, EXPRk (reference exposure [s]),
-    MZPTk, MZPEk (magnitude of 1 adu/s and its error, where known), NSELk (frames used).
-    Raises ValueError when no table holds stars.
+    the scale of that filter's most transparent frame; NaN where not seen], n (frames that saw the star).
+    Its meta: TIE
+    (source of the tie, "relative" when none), NTIE (catalogue stars used), TIERMS [arcsec], TANRA, TANDEC (tangent
+    point), CDi_j (of the reference frame), SCALE [arcsec/pixel], DISTNX, DISTNY and A_p_q, B_p_q (distortion common to
+    frames of that size), MODEL, NFRAMES, MAGSYS, and for each filter k FILTk, EXPRk (reference exposure [s]), MZPTk,
+    MZPEk (magnitude of 1 adu/s and its error, where known), NSELk (frames used).
+    Raises ValueError when no table holds
+    stars.
     """
     frames = [f for f in (register.frame_of(t) for t in tables) if len(f["x"])]
     if not frames:
         raise ValueError("no stars in any frame of this target; look at the frames, or lower the threshold of stars")
     frames.sort(key=lambda f: (-f["score"], f["key"]))
-    reference = frames[0]
-    registered = register.register(register.selection(frames, per_filter, most), frames)
+    registered = register.largest(register.selection(frames, per_filter, most), frames)
     stars = _tie_list(registered)
     solution, source, anchors_from = _tie(stars, catalog, solver)
     for f in registered:
@@ -46,7 +46,7 @@ def field(tables, catalog=None, solver=None, per_filter=4, most=12):
     table.meta.update(TIE=source, NTIE=n_tie, MODEL=model, NFRAMES=len(registered))
     if n_tie:
         table.meta["TIERMS"] = rms
-    _describe(table.meta, reference)
+    _describe(table.meta, registered[0])
     for key, value in table.meta.items():
         table.meta[key] = wcs.short(value) if isinstance(value, float) else value
     return table
@@ -56,8 +56,7 @@ def where(tables):
     """What to ask a catalogue for: (ra, dec, radius, epoch) [deg, decimal year] around the target's frames, or None.
 
     The radius holds the frames, their spread, and a degree of pointing error; the position is the median pointing (a
-    WCS in
-    the headers goes first), epoch is that of MJD-MID.
+    WCS in the headers goes first), epoch is that of MJD-MID.
     """
     frames = [register.frame_of(t) for t in tables]
     solutions = [register.own_solution(f) for f in frames]
@@ -73,8 +72,8 @@ def where(tables):
 
 
 def _tie_list(registered):
-    """The stars to tie by, as tie.py wants them: those seen at least twice (with three frames and more), brightest and
-    even."""
+    """The stars to tie by, as tie.py wants them: those seen at least twice (with three frames and more), brightest
+    and even."""
     first = registered[0]
     x, y, count = register.associate(registered, 6.0, lambda f: pattern.apply(f["t"], f["x"], f["y"]))
     flux = np.zeros(len(x))
@@ -209,8 +208,8 @@ def _anchors(solution, x, y, light, catalog, radius):
 
 
 def _tie_quality(seen, solutions, anchors):
-    """(number, rms [arcsec]) of the catalogue stars about the median place of their measurements, outliers (3 arcsec)
-    left out."""
+    """(number, rms [arcsec]) of the catalogue stars about the median place of their measurements, outliers (3
+    arcsec) left out."""
     if not len(anchors["star"]):
         return 0, float("nan")
     rank = np.full(max(seen["star"].max(), anchors["star"].max()) + 1, -1)

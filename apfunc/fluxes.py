@@ -8,8 +8,7 @@ from apfunc.register import DIRTY, SATURATED
 
 
 def fluxes(registered, frames, n):
-    """Median flux [adu/s] of each star in each filter, on the scale of the filter's most transparent frame; and their
-    meta."""
+    """Median flux [adu/s] of each star in each filter, on the scale of its most transparent frame, and their meta."""
     columns, meta = {}, {}
     for k, name in enumerate(sorted({f["filter"] for f in registered})):
         mine = [f for f in registered if f["filter"] == name]
@@ -33,9 +32,14 @@ def fluxes(registered, frames, n):
     return columns, meta
 
 
+COLOURS, WORTH = 0.15, 3  # [mag] scatter that stars' colours make between two bands; as how many stars it counts
+
+
 def zero_point(meta, k, mag, flux):
-    """MZPTk, MZPEk: magnitude of 1 adu/s from the stars with a magnitude and an unsaturated flux (3 at least),
-    clipped."""
+    """MZPTk, MZPEk: magnitude of 1 adu/s from the stars with a magnitude and an unsaturated flux (3 at least), clipped.
+
+    The error is that of a median; its scatter is the stars' own, with COLOURS as a prior, for three stars that agree by
+    chance prove nothing."""
     both = np.isfinite(mag) & np.isfinite(flux) & (flux > 0)
     if both.sum() < 3:
         return
@@ -44,4 +48,5 @@ def zero_point(meta, k, mag, flux):
     spread = max(1.4826 * np.median(np.abs(zero - middle)), 0.02)
     zero = zero[np.abs(zero - middle) < 3 * spread]
     meta[f"MZPT{k}"] = float(np.mean(zero)) if len(zero) < 5 else float(np.median(zero))
-    meta[f"MZPE{k}"] = float(max(np.std(zero), 0.01) / math.sqrt(len(zero)))
+    scatter = math.sqrt((np.sum((zero - zero.mean())**2) + WORTH * COLOURS**2) / (len(zero) - 1 + WORTH))
+    meta[f"MZPE{k}"] = float((1.0 if len(zero) < 5 else 1.2533) * scatter / math.sqrt(len(zero)))

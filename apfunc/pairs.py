@@ -46,9 +46,10 @@ def from_pairs(stars, catalog, reach=5.0, stretch=0.02, least=4.5):
     trials, ranked = sum(len(a) for a, _ in guesses), []
     for parity, (a, c) in zip((1, -1), guesses):
         w = z if parity > 0 else z.conj()
-        odds = _odds(w, light, sky, mag, a, c, (columns / 2, rows / 2), unit, reach)[0] - math.log(max(trials, 1))
+        frame = (columns / 2, rows / 2), unit, reach
+        odds = _odds(w, light, sky, mag, a, c, *frame)[0] - math.log(max(trials, 1))
         for k in np.argsort(-odds, kind="stable")[:20]:
-            ranked.append(_settled(w, light, sky, mag, a[k], c[k], (columns / 2, rows / 2), unit, reach, trials, parity))
+            ranked.append(_settled(w, light, sky, mag, a[k], c[k], *frame, trials, parity))
     ranked.sort(key=lambda r: (-r[0], r[1].real, r[1].imag))
     best = ranked[0] if ranked else None
     if best is None or best[0] < least:
@@ -58,7 +59,8 @@ def from_pairs(stars, catalog, reach=5.0, stretch=0.02, least=4.5):
         return None
     matrix = np.array([[a.real, -parity * a.imag], [a.imag, parity * a.real]])
     crval = wcs.deproject(c.real * unit, c.imag * unit, stars["pointing"])
-    return {"crval": tuple(float(v) for v in crval), "crpix": middle, "cd": matrix * unit, "a": None, "b": None}, len(i)
+    solution = {"crval": tuple(float(v) for v in crval), "crpix": middle, "cd": matrix * unit, "a": None, "b": None}
+    return solution, len(i)
 
 
 def _hypotheses(w, light, sky, mag, reach, stretch):
@@ -108,7 +110,7 @@ def _prior(a, c, unit, reach):
     """ln of how much likelier than anywhere within reach, and any turn, telescopes look where and as they do: pointing
     errors of half an arcminute or three, cameras turned by a multiple of 90 degrees within a degree, or any."""
     moved, full = np.abs(c) * unit * 60, reach * unit * 60
-    near = sum(0.45 * np.exp(-0.5 * (moved / s)**2) / (2 * math.pi * s**2) for s in (0.5, 3.0)) * math.pi * full**2 + 0.1
+    near = sum(0.45 * np.exp(-0.5 * (moved / s)**2) / (2 * s**2) for s in (0.5, 3.0)) * full**2 + 0.1
     turn = np.abs((np.degrees(np.angle(a)) + 45) % 90 - 45)
     return np.log(near) + np.log(0.7 * 90 / math.sqrt(2 * math.pi) * np.exp(-0.5 * turn**2) + 0.3)
 

@@ -110,8 +110,7 @@ def refine(t, one, two, radius, free=2, rounds=5, similar=False):
 
 def _score(t, one, two, matches, radius, free):
     """Significance of `matches`, from the side it is clearer: stars of `one` that hit one of `two`, or the other way
-    round.
-    Only points inside the other list's bounds could match at all."""
+    round. Only points inside the other list's bounds could match at all."""
     x, y = apply(t, *one)
     both = []
     for (a, b), (c, d) in (((x, y), two), (two, (x, y))):

@@ -74,9 +74,9 @@ def selection(frames, per_filter, most):
 
 
 def register(selected, frames):
-    """The selected frames that could be registered, each with t: its pixels to those of the first; and, for frames far
-    off
-    (drift), those needed to cover them.  The list of known stars grows as frames are added, so frames may chain."""
+    """The selected frames that could be registered, each with t: its pixels to those of the first; and, for frames
+    far off (drift), those needed to cover them.  The list of known stars grows as frames are added, so frames may
+    chain."""
     first = selected[0]
     first["t"] = np.array([[1.0, 0, 0], [0, 1, 0]])
     done, waiting = [first], selected[1:]
@@ -98,6 +98,23 @@ def register(selected, frames):
         else:
             waiting = still
     return done
+
+
+def largest(selected, frames, tries=3):
+    """`register` with the best frame as the first; where fewer than half of the selected fit it (a frame of another
+    target, taken for one of this), with the best of those left out, and the largest group of `tries` stays."""
+    best, left = [], selected
+    for _ in range(tries):
+        first = left[0]
+        found = register([first] + [f for f in selected if f is not first], frames)
+        found = [(f, f["t"]) for f in found]
+        best = found if len(found) > len(best) else best
+        left = [f for f in left if not any(f is g for g, _ in found)]
+        if 2 * len(best) >= len(selected) or not left:
+            break
+    for f, t in best:
+        f["t"] = t
+    return [f for f, _ in best]
 
 
 def _place(f, first, known, linears):

@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from apfunc import tie, wcs
-from apfunc.catalog import INDEX_FOLDERS, installed
+from apfunc.catalog import INDEX_FOLDERS, index_files, installed
 
 NOVA = "https://nova.astrometry.net"
 MOST = 200  # stars handed over
@@ -23,8 +23,7 @@ def solver(timeout=60.0, key=None, url=NOVA, indexes=INDEX_FOLDERS):
     nova.astrometry.net.
 
     timeout [s] bounds each of them (nova: five times that, for it queues).  The function returns (solution, source,
-    catalogue of the
-    place found) or None.
+    catalogue of the place found) or None.
     """
 
     def solve(stars):
@@ -110,7 +109,7 @@ def package(stars, timeout=60.0, indexes=INDEX_FOLDERS):
     import subprocess
     import sys
 
-    files = [p for folder in indexes for p in sorted(glob.glob(os.path.join(os.path.expanduser(folder), "index-*.fits")))]
+    files = index_files("index-*.fits", indexes)
     if not files or importlib.util.find_spec("astrometry") is None:
         return None
     some = np.stack([stars["x"][:MOST], stars["y"][:MOST]], axis=1) + 1.0

@@ -21,8 +21,8 @@ def from_catalog(stars, catalog, windows=110):
     """The solution whose catalogue pattern fits, or None: around the headers' solutions, the pointing, then farther.
 
     Without any pointing there is nothing to search around: None (that is the work of a blind solver).
-    The catalogue's circle is searched in windows of the frame's size, from the pointing outwards, at most `windows` (a third
-    of it for each of four scales where none is known).
+    The catalogue's circle is searched in windows of the frame's size, from the pointing outwards, at most `windows` (a
+    third of it for each of four scales where none is known).
     """
     for solution in stars["solutions"]:
         found = _window(stars, catalog, solution["crval"], wcs.scale(solution), [np.array(solution["cd"])], blind=False)

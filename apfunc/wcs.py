@@ -16,8 +16,8 @@ import numpy as np
 from apfunc.header import number, text
 
 WCS_KEY = re.compile(
-    r"^(WCSAXES|WCSNAME|(CTYPE|CRVAL|CRPIX|CUNIT|CDELT|CROTA)\d[A-Z]?|(CD|PC|PV|TR)\d+_\d+[A-Z]?|LONPOLE|LATPOLE|RADE(CSY)?SYS"
-    r"|RADECSYS|EQUINOX|EPOCH|PA|PLTSOLVD|(A|B|AP|BP)_(ORDER|DMAX|\d+_\d+))$")
+    r"^(WCSAXES|WCSNAME|(CTYPE|CRVAL|CRPIX|CUNIT|CDELT|CROTA)\d[A-Z]?|(CD|PC|PV|TR)\d+_\d+[A-Z]?|LONPOLE|LATPOLE"
+    r"|RADE(CSY)?SYS|RADECSYS|EQUINOX|EPOCH|PA|PLTSOLVD|(A|B|AP|BP)_(ORDER|DMAX|\d+_\d+))$")
 
 
 def terms(order, low=2):

@@ -74,8 +74,8 @@ def index_file(folder, ra, dec, mag):
     a, d = np.radians(ra), np.radians(dec)
     tree = np.round((np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=1) + 1) * 2e9)
     limits = np.array([-1.0, -1, -1, 1, 1, 1, 2e9])
-    parts = (("kdtree_data_stars", "12B", tree.astype("<u4").view("u1")), ("kdtree_range_stars", "8B", limits.view("u1")),
-             ("MAG_VT", "E", mag))
+    parts = (("kdtree_data_stars", "12B", tree.astype("<u4").view("u1")),
+             ("kdtree_range_stars", "8B", limits.view("u1")), ("MAG_VT", "E", mag))
     tables = [fits.BinTableHDU.from_columns([fits.Column(name, form, array=values.reshape(len(values), -1)
                                                          if form != "8B" else values.reshape(7, 8))])
               for name, form, values in parts]
@@ -122,7 +122,8 @@ def test_names_of_the_users_columns(tmp_path, names):
 
 def test_motions_by_their_unit_from_the_epoch_of_their_name(tmp_path):
     path = tmp_path / "t.ecsv"
-    table = Table({"RAJ2000": [10.0] * u.deg, "DEJ2000": [0.0] * u.deg, "pmRA": [0.36] * u.arcsec / u.yr, "pmDE": [0.0]})
+    table = Table({"RAJ2000": [10.0] * u.deg, "DEJ2000": [0.0] * u.deg, "pmRA": [0.36] * u.arcsec / u.yr,
+                   "pmDE": [0.0]})
     table.write(path)
     assert catalog.user(path, epoch=2010.0)["ra"][0] == pytest.approx(10.001)
     table.rename_column("RAJ2000", "ra")

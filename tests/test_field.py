@@ -257,6 +257,14 @@ def test_another_camera_at_half_the_resolution():
     assert middle < 0.06 and corner < 0.25
 
 
+def test_a_rich_frame_of_another_target_does_not_lead():
+    stars, other = sky(), sky(n=2000, seed=70, bright=0)
+    made = night(stars, filters=("r",), per_filter=4)
+    found = field([frame(other, (100.0, 20.0), seed=90)[0]] + [t for t, _ in made], catalog(stars))
+    assert found.meta["TIE"] == "test catalogue" and found.meta["NFRAMES"] == 3
+    assert all(solved(t, found, truth)[0] < 0.05 for t, truth in made)
+
+
 def test_failures_have_reasons():
     stars, other = sky(n=300), sky(n=300, seed=99)
     made = night(stars, filters=("r",))
