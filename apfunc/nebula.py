@@ -14,7 +14,7 @@ CLEAR = 2.0  # a nebula's power in units of that of the noise, above which it co
 def find(flat, light, full, noise, width):
     """What a frame less its stars (`flat` - `light`; NaN counts as zero) holds that is wider than 3 FWHM, as means over
     blocks of `step` pixels; drawn to zero as far as it is no more than CLEAR times the power of what the `noise` of a
-    pixel and 3 % of the stars' light make of themselves, and beside saturated pixels (`full`).  (cells, step); None
+    pixel and 10 % of the stars' light make of themselves, and beside saturated pixels (`full`).  (cells, step); None
     when there is nothing."""
     step = max(int(width), 1)
     if min(flat.shape) < 8 * step:
@@ -25,7 +25,7 @@ def find(flat, light, full, noise, width):
         known = np.where(known == known, known, 0)
         parts.append((detect.shrink(flat[i:i + 8 * step] - known, step), detect.shrink(known, step)))
     cells, stars = (background.separable(np.concatenate(part), kernel) for part in zip(*parts))
-    expected = ((2 * (kernel**2).sum() - kernel[0] ** 2) * noise / step) ** 2 + (0.03 * stars) ** 2
+    expected = ((2 * (kernel**2).sum() - kernel[0] ** 2) * noise / step) ** 2 + (0.1 * stars) ** 2
     power = background.separable(cells**2, kernel) / expected
     cells *= np.maximum(1 - CLEAR / np.maximum(power, 1e-6), 0)
     burnt = detect.marked(np.divmod(np.flatnonzero(full), full.shape[1]), step, cells.shape)
