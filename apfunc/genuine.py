@@ -18,7 +18,7 @@ def judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual
 
     flat: the frame without sky; light: the models of all the stars `p`, NaN where pixels say nothing; core: the part of
     the `offsets` that shapes are fitted to; usual: misfit of a good star; planes: bad and
-    saturated pixels, and the frame with its nebulae.
+    saturated pixels, and the nebula taken off the frame.
     """
     inside = np.abs((p[:, [Y, X]] + 0.5) / flat.shape - 0.5).max(1) <= 0.5
     may = np.flatnonzero(inside & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
@@ -57,7 +57,7 @@ def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usua
     point, flatness, _ = psf.shape(p)
     least, most = point * np.sqrt(1 - flatness), point / np.sqrt(1 - flatness)
 
-    bad, full, cloudy = planes
+    bad, full, cloud = planes
     burnt, edge, broken = np.zeros((3, len(row)), bool)
     k = np.flatnonzero(~good[:, distance <= 1.5 * width].all(1))
     if len(k):
@@ -80,7 +80,7 @@ def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usua
     odd = strange & (sure < 20) & (share < 0.1)  # so faint, and alone, a star has the PSF's shape within the noise
     wider = (gained > 3) & ((fwhm > 1.2 * point) | (major > 1.5 * most))
     k = np.flatnonzero(wider & (share < 0.1) & (sure < 10 * sigma))
-    noisier = nebula.rough(cloudy, light, y[k], x[k], noise[k], width)
+    noisier = nebula.rough(flat, light, cloud, y[k], x[k], noise[k], width)
     odd[k] |= (noisier > 1.15) & (sure[k] < 1.25 * sigma * noisier)  # like a filament, and no more than what lies round
     keep = np.flatnonzero(~ripple & (burnt | ~(sharp | wide | formless | odd)))
 

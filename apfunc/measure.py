@@ -14,6 +14,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     """The stars of the sky-free frame `flat`, FWHM about `width`: parameters (n, 8), columns and meta (APCOR).
 
     bad, full: bad and saturated pixels; sky: of `detect.flatten`; along: pixels of trails or None; gain or None.
+    A nebula is taken off `flat` in place.
     """
     y, x = detect.peaks(flat, sky, width, 0.8 * sigma)
     groups = detect.saturated(full)
@@ -53,19 +54,21 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
         sizes = np.concatenate([sizes, starfit.paint(light, cy, cx, new, more, width)])
         y, x, p, noise = (np.concatenate(both) for both in ((y, cy), (x, cx), (p, new), (noise, more)))
     cloud = nebula.find(flat, light, full, float(np.median(sky[3])), width)
-    calm = flat if cloud is None else nebula.without(flat, *cloud)
-    beside = (y, np.minimum(x + round(width), flat.shape[1] - 1)), (np.minimum(y + round(width), len(flat) - 1), x)
-    moved = np.ptp([flat[at] - calm[at] for at in ((y, x), *beside)], axis=0) > 2 * starfit.CHANGED * noise
-    p = starfit.settle(calm, light, y, x, core, p, noise, gain, sizes, width, moved)
-    columns, keep = genuine.judged(calm, light, p, y, x, offsets, core, noise, gain, sigma, width, usual,
-                                   (bad, full, flat))
+    if cloud is not None:
+        nebula.remove(flat, *cloud)
+    across = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))
+    about = [nebula.at(cloud, y + round(width) * dy, x + round(width) * dx) for dy, dx in across]
+    moved = np.ptp(about, axis=0) > 2 * starfit.CHANGED * noise
+    p = starfit.settle(flat, light, y, x, core, p, noise, gain, sizes, width, moved)
+    columns, keep = genuine.judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual,
+                                   (bad, full, cloud))
     if model is None:  # nothing here looked like a star: what has a strange shape is none either
         fair = (columns["flags"] & SHAPE) == 0
         columns, keep = {name: values[fair] for name, values in columns.items()}, keep[fair]
     p, y, x = p[keep], y[keep], x[keep]
     columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
     clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
-    factor = starfit.aperture(calm, light, y[clean], x[clean], p[clean], width, usual)
+    factor = starfit.aperture(flat, light, y[clean], x[clean], p[clean], width, usual)
     p, columns = _joined(p, columns, *giants, sky, flat.shape)
     columns["flux"], columns["fluxerr"] = columns["flux"] * factor, columns["fluxerr"] * factor
     return p, columns, {"APCOR": round(factor, 5)} if len(p) else {}

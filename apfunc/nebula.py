@@ -34,11 +34,10 @@ def find(flat, light, full, noise, width):
     return (cells, step) if np.count_nonzero(power > 8) > 1e-3 * cells.size else None
 
 
-def without(flat, cells, step):
-    """The frame less a nebula (of `find`), linear between the middles of its cells."""
+def remove(flat, cells, step):
+    """Take a nebula (of `find`), linear between the middles of its cells, off the frame, in place."""
     (above, down), (left, right) = (_between(cells.shape[i], step, flat.shape[i]) for i in (0, 1))
-    out = flat.copy()
-    for i in range(0, len(out), 8 * step):
+    for i in range(0, len(flat), 8 * step):
         rows = slice(i, i + 8 * step)
         seen = np.flatnonzero(cells[above[rows][0]:above[rows][-1] + 2].any(0))
         if len(seen):
@@ -47,18 +46,26 @@ def without(flat, cells, step):
             some = cells[above[rows][0]:above[rows][-1] + 2]
             wide = some[:, k] * (1 - part) + some[:, np.minimum(k + 1, cells.shape[1] - 1)] * part
             k = above[rows] - above[rows][0]
-            out[rows, columns] -= wide[k] * (1 - rest) + wide[np.minimum(k + 1, len(wide) - 1)] * rest
-    return out
+            flat[rows, columns] -= wide[k] * (1 - rest) + wide[np.minimum(k + 1, len(wide) - 1)] * rest
 
 
-def rough(flat, light, y, x, noise, width):
-    """Noise of a filter of FWHM `width` round the pixels (y, x) of a frame less its stars (`flat` - `light`), what a
-    nebula adds included, in units of what independent pixels of that `noise` leave (>= 1)."""
+def at(cloud, y, x):
+    """What a nebula (of `find`, or None) has in the cells of the pixels (y, x)."""
+    if cloud is None:
+        return np.zeros(np.broadcast_shapes(np.shape(y), np.shape(x)), "f4")
+    cells, step = cloud
+    return cells[tuple(np.clip(v // step, 0, n - 1) for v, n in zip((y, x), cells.shape))]
+
+
+def rough(flat, light, cloud, y, x, noise, width):
+    """Noise of a filter of FWHM `width` round the pixels (y, x) of a frame less its stars (`flat` - `light`), what the
+    nebula taken off it (`cloud`) adds included, in units of what independent pixels of that `noise` leave (>= 1)."""
     (ry, rx), (wy, wx) = detect.ring(width), psf.disc(4.3 * width)
     kernel = np.exp(-4 * np.log(2) * ((wy[:, None] - ry) ** 2 + (wx[:, None] - rx) ** 2) / width**2)
     kernel /= kernel.sum(0)
     rest = np.nan_to_num(detect.stamps(flat, y, x, (wy, wx)) - detect.stamps(light, y, x, (wy, wx)))
-    low, middle = detect.quantile(rest @ kernel.astype("f4"), [0.2, 0.5])
+    rest = rest @ kernel.astype("f4") + at(cloud, y[:, None] + ry, x[:, None] + rx)
+    low, middle = detect.quantile(rest, [0.2, 0.5])
     return np.maximum(detect.TEXTURE * (middle - low) / 0.8416 / noise / np.sqrt((kernel**2).sum(0).mean()), 1)
 
 

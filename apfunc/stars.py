@@ -72,7 +72,7 @@ def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, sat
         about |= _psf(p, columns)
         if fwhm or not len(p) or abs(np.log(about.get("FWHM", width) / width)) < 0.25:
             break
-        width = about["FWHM"]  # the brightest were no stars: once more with what was found
+        width, (flat, sky) = about["FWHM"], detect.flatten(data, bad, box)  # the brightest were no stars: once more
     return _table(p, columns, meta | about)
 
 
