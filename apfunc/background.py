@@ -123,20 +123,18 @@ def clipped(values, full=0.0):
     reach = CLIP * (values[row, count * 21 // 25 - (count > 1)] - values[row, count * 4 // 25]) / 2  # 3 sigma, nearly
     low, high = (values < (zero - reach)[:, None]).sum(1), (values <= (zero + reach)[:, None]).sum(1)
     low, high = np.where((count > 0) & (high > low), (low, high), (np.zeros_like(count), count))
-    sums = np.zeros((2, len(values), values.shape[1] + 1))
-    centred = np.nan_to_num(values - zero[:, None]).astype("f8")
-    np.cumsum(centred, axis=1, out=sums[0, :, 1:])
-    np.cumsum(centred**2, axis=1, out=sums[1, :, 1:])
+    centred = values - zero[:, None]
+    sums = [np.cumsum(v, axis=1, dtype="f8") for v in (centred, centred**2)]  # NaN, sorted to the end, is never asked
     for _ in range(20):
-        n = np.maximum(high - low, 1)
-        mean, square = (sums[:, row, high] - sums[:, row, low]) / n
+        n, last, before = np.maximum(high - low, 1), np.maximum(high - 1, 0), np.maximum(low - 1, 0)
+        mean, square = ((s[row, last] - np.where(low > 0, s[row, before], 0)) / n for s in sums)
         median = (centred[row, np.maximum((low + high - 1) // 2, 0)] +
                   centred[row, np.minimum((low + high) // 2, values.shape[1] - 1)]) / 2
         sigma = np.sqrt(np.maximum(square - mean**2, 0) / (1 - tail))
-        inside = np.abs(centred - median[:, None]) <= CLIP * sigma[:, None] + 1e-6 * np.abs(zero[:, None])
-        inside &= np.arange(values.shape[1]) < count[:, None]
-        start, stop = inside.argmax(1), values.shape[1] - inside[:, ::-1].argmax(1)
-        start, stop = np.where(inside.any(1), (start, stop), (low, high))
+        reach = CLIP * sigma + 1e-6 * np.abs(zero)
+        start = (centred < (median - reach).astype("f4")[:, None]).sum(1)
+        stop = (centred <= (median + reach).astype("f4")[:, None]).sum(1)
+        start, stop = np.where(stop > start, (start, stop), (low, high))
         if (start == low).all() and (stop == high).all():
             break
         low, high = start, stop
