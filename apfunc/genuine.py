@@ -47,7 +47,7 @@ def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usua
     shine, rest, unit, p, y, x, noise = (v[row] for v in (shine, rest, unit, p, y, x, noise))
     model, good, distance = unit * p[:, A, None].astype("f4"), np.isfinite(rest), np.hypot(*offsets)
     others, inner = np.where(good, shine - model, 0), slice(len(core[0]))
-    free, _, least2 = psf.fit((rest + model)[:, inner], y, x, core, p, noise, gain, others[:, inner], psf.SHAPE, 8, 0.1,
+    free, _, least2 = psf.fit((rest + model)[:, inner], y, x, core, p, noise, gain, others[:, inner], psf.SHAPE, 8, 0.5,
                               sure=False)
     weight = 1 / (noise[:, None] ** 2 + (np.maximum(shine[:, inner], 0) / gain if gain else 0))
     point2 = np.where(good[:, inner], weight * (rest[:, inner] - p[:, SKY, None]) ** 2, 0).sum(1)

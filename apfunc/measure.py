@@ -43,8 +43,9 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
 
     # burnt out stars wider than the PSF go first, then all others with the right PSF, those that touch again
     giants, halo = _giants(flat, bad | full, groups, width, model, float(np.median(sky[3])))
-    light += 0 if halo is None else halo
-    found, chi2 = starfit.refit(flat, light, y, x, core, p, start, noise, gain, passes=6, near=0.03)
+    if halo is not None:
+        light += halo
+    found, chi2 = starfit.refit(flat, light, y, x, core, p, start, noise, gain, passes=6, near=0.1)
     light[:] = 0 if halo is None else halo
     light.reshape(-1)[hidden] = np.nan
     p, sizes = found, starfit.paint(light, y, x, found, noise, width)

@@ -60,7 +60,7 @@ def settle(flat, light, y, x, offsets, p, noise, gain, sizes, width, moved, roun
         k = np.flatnonzero((np.abs(others - seen) > CHANGED * noise[:, None]).any(1) | moved)
         if not len(k):
             break
-        found, _ = refit(flat, light, y[k], x[k], offsets, p[k], p[k], noise[k], gain, passes=4, near=0.03)
+        found, _ = refit(flat, light, y[k], x[k], offsets, p[k], p[k], noise[k], gain, passes=4, near=0.1)
         paint(light, y[k], x[k], found, noise[k], width, p[k], sizes[k])
         seen[k], p[k], moved = others[k], found, False
     return p
