@@ -70,7 +70,8 @@ def seeing(flat, full, noise):
         if min(flat.shape) // binning < 16:
             break
         small = shrink(small, 2)
-        blocked = marked(burnt, binning, small.shape)
+        blocked = np.zeros((small.shape[0] + 1, small.shape[1] + 1), bool)
+        blocked[tuple(np.minimum(v // binning, n) for v, n in zip(burnt, small.shape))] = True
         filtered = background.separable(small, gaussian(2.0))
         seen = max(background.level(filtered)[1], 1e-9)
         white = seen if binning == 2 else white / 2  # what white noise leaves; wide stars of a full field add to `seen`
@@ -200,14 +201,6 @@ def shrink(data, factor):
         part = data[i * factor:min(i + 32, ny) * factor, :nx * factor]
         rows = sum(part[j::factor].astype("f4", copy=False) for j in range(factor))
         np.divide(sum(rows[:, j::factor] for j in range(factor)), np.float32(factor**2), out=out[i:i + 32])
-    return out
-
-
-def marked(at, factor, shape):
-    """Which blocks of factor x factor pixels hold any of the pixels at = (y, x), as an array of that shape."""
-    out, (y, x) = np.zeros(shape, bool), (v // factor for v in at)
-    inside = (y < shape[0]) & (x < shape[1])
-    out[y[inside], x[inside]] = True
     return out
 
 

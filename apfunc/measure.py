@@ -42,19 +42,19 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     start = starfit.shaped(p, model, flat.shape) if model else p
 
     # burnt out stars wider than the PSF go first, then all others with the right PSF, those that touch again
-    giants, halo = _giants(flat, bad | full, groups, width, model, float(np.median(sky[3])))
-    if halo is not None:
-        light += halo
+    giants = _giants(flat, bad | full, groups, width, model, float(np.median(sky[3])))
+    _shine(light, *giants, width)
     found, chi2 = starfit.refit(flat, light, y, x, core, p, start, noise, gain, passes=6, near=0.1)
-    light[:] = 0 if halo is None else halo
+    light[:] = 0
     light.reshape(-1)[hidden] = np.nan
+    _shine(light, *giants, width)
     p, sizes = found, starfit.paint(light, y, x, found, noise, width)
     cy, cx, new = _companions(flat, light, p, y, x, offsets, noise, gain, chi2, core, usual, width, sigma)
     if len(new):
         more = factor * detect.at_pixels(sky[0], sky[3], sky[1], cy, cx).astype("f8")
         sizes = np.concatenate([sizes, starfit.paint(light, cy, cx, new, more, width)])
         y, x, p, noise = (np.concatenate(both) for both in ((y, cy), (x, cx), (p, new), (noise, more)))
-    cloud = nebula.find(flat, light, full, float(np.median(sky[3])), width)
+    cloud = nebula.find(flat, light, y, x, psf.total(p), full, float(np.median(sky[3])), width)
     if cloud is not None:
         nebula.remove(flat, *cloud)
     across = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))
@@ -70,7 +70,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
     clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
     factor = starfit.aperture(flat, light, y[clean], x[clean], p[clean], width, usual)
-    p, columns = _joined(p, columns, *giants, sky, flat.shape)
+    p, columns = _joined(p, columns, *giants[:2], sky, flat.shape)
     columns["flux"], columns["fluxerr"] = columns["flux"] * factor, columns["fluxerr"] * factor
     return p, columns, {"APCOR": round(factor, 5)} if len(p) else {}
 
@@ -151,29 +151,37 @@ def _companions(flat, light, p, y, x, offsets, noise, gain, chi2, core, usual, w
 
 
 def _giants(flat, hidden, groups, width, model, noise):
-    """Stars burnt out wider than the PSF, from their wings: (parameters, errors), and a frame of their light."""
-    p, errors, glow = np.zeros((0, 8)), np.zeros((0, 8)), None
+    """Stars burnt out wider than the PSF, from their wings: their parameters, errors, and half sizes."""
+    p, errors, sizes = np.zeros((0, 8)), np.zeros((0, 8)), np.zeros(0)
     cy, cx, size = groups
     for i in np.argsort(-size, kind="stable")[:200]:
         if size[i] <= width:
             break
-        glow = np.zeros(flat.shape, "f4") if glow is None else glow
         y, x = np.array([round(cy[i])]), np.array([round(cx[i])])
         offsets = psf.disc(1.2 * size[i] + 2.5 * width)
         start = psf.star(width, x=cx[i], y=cy[i])
         start = starfit.shaped(start, model, flat.shape) if model else start
         start[:, A] = 1
-        values = detect.stamps(flat, y, x, offsets) - detect.stamps(glow, y, x, offsets)
+        near = np.hypot(p[:, X] - cx[i], p[:, Y] - cy[i]) < 3 * sizes + 1.2 * size[i] + 8.5 * width
+        values = detect.stamps(flat, y, x, offsets)
+        for other in np.flatnonzero(near):
+            values -= psf.profiles(p[other:other + 1], y, x, offsets)
         values[detect.stamps(hidden, y, x, offsets) > 0] = np.nan
         unit = psf.profiles(start, y, x, offsets)
         start[:, A] += starfit.fluxes(start, unit, values - unit, 0, np.array([noise]), None)[3] - 1
         if start[0, A] <= 0 or np.isfinite(values).sum() < 20:
             continue
         found, error, _ = psf.fit(values, y, x, offsets, start, np.array([noise]), None, free=psf.POINT, passes=20)
-        wide = psf.disc(3 * size[i] + 6 * width)
-        detect.paint(glow, psf.profiles(found, y, x, wide), y, x, wide)
-        p, errors = np.concatenate([p, found]), np.concatenate([errors, error])
-    return (p, errors), glow
+        p, errors, sizes = np.concatenate([p, found]), np.concatenate([errors, error]), np.append(sizes, size[i])
+    return p, errors, sizes
+
+
+def _shine(light, giants, errors, sizes, width):
+    """Add the light of the giants to the frame `light`, in place."""
+    for i, size in enumerate(sizes):
+        y, x = (np.rint(giants[i:i + 1, k]).astype(int) for k in (Y, X))
+        wide = psf.disc(3 * size + 6 * width)
+        detect.paint(light, psf.profiles(giants[i:i + 1], y, x, wide), y, x, wide)
 
 
 def _joined(p, columns, giants, errors, sky, shape):

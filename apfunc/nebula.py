@@ -11,24 +11,26 @@ from apfunc import background, detect, psf
 CLEAR = 2.0  # a nebula's power in units of that of the noise, above which it counts
 
 
-def find(flat, light, full, noise, width):
+def find(flat, light, y, x, flux, full, noise, width):
     """What a frame less its stars (`flat` - `light`; NaN counts as zero) holds that is wider than 3 FWHM, as means over
     blocks of `step` pixels; drawn to zero as far as it is no more than CLEAR times the power of what the `noise` of a
-    pixel and 10 % of the stars' light make of themselves, and beside saturated pixels (`full`).  (cells, step); None
-    when there is nothing."""
+    pixel and 10 % of the stars' light (flux at the pixels y, x) make of themselves, and beside saturated pixels
+    (`full`).  (cells, step); None when there is nothing."""
     step = max(int(width), 1)
     if min(flat.shape) < 8 * step:
         return None
     kernel, parts = detect.gaussian(3 * width / step), []
     for i in range(0, len(flat) - step + 1, 8 * step):  # strips that stay in the cache
-        known = light[i:i + 8 * step]
-        known = np.where(known == known, known, 0)
-        parts.append((detect.shrink(flat[i:i + 8 * step] - known, step), detect.shrink(known, step)))
-    cells, stars = (background.separable(np.concatenate(part), kernel) for part in zip(*parts))
-    expected = ((2 * (kernel**2).sum() - kernel[0] ** 2) * noise / step) ** 2 + (0.1 * stars) ** 2
-    power = background.separable(cells**2, kernel) / expected
+        rest = flat[i:i + 8 * step] - light[i:i + 8 * step]
+        np.copyto(rest, 0, where=rest != rest)
+        parts.append(detect.shrink(rest, step))
+    cells = background.separable(np.concatenate(parts), kernel)
+    stars, burnt = np.zeros((2, *cells.shape), "f4")
+    np.add.at(stars, _inside(y // step, x // step, cells.shape), np.maximum(flux, 0) / step**2)
+    burnt[_inside(*(v // step for v in np.divmod(np.flatnonzero(full), full.shape[1])), cells.shape)] = 1
+    expected = (2 * (kernel**2).sum() - kernel[0] ** 2) * noise / step, 0.1 * background.separable(stars, kernel)
+    power = background.separable(cells**2, kernel) / (expected[0] ** 2 + expected[1] ** 2)
     cells *= np.maximum(1 - CLEAR / np.maximum(power, 1e-6), 0)
-    burnt = detect.marked(np.divmod(np.flatnonzero(full), full.shape[1]), step, cells.shape)
     cells[background.separable(burnt, kernel) > 0] = 0
     cells -= np.clip(cells, -0.05 * noise, 0.05 * noise)  # what no star feels
     return (cells, step) if np.count_nonzero(power > 8) > 1e-3 * cells.size else None
@@ -39,14 +41,17 @@ def remove(flat, cells, step):
     (above, down), (left, right) = (_between(cells.shape[i], step, flat.shape[i]) for i in (0, 1))
     for i in range(0, len(flat), 8 * step):
         rows = slice(i, i + 8 * step)
-        seen = np.flatnonzero(cells[above[rows][0]:above[rows][-1] + 2].any(0))
+        first, part = above[rows][0], down[rows]
+        some = cells[first:above[rows][-1] + 2]
+        seen = np.flatnonzero(some.any(0))
         if len(seen):
             columns = slice(max(seen[0] - 1, 0) * step, (seen[-1] + 2) * step)
-            k, part, rest = left[columns], right[columns], down[rows, None]
-            some = cells[above[rows][0]:above[rows][-1] + 2]
-            wide = some[:, k] * (1 - part) + some[:, np.minimum(k + 1, cells.shape[1] - 1)] * part
-            k = above[rows] - above[rows][0]
-            flat[rows, columns] -= wide[k] * (1 - rest) + wide[np.minimum(k + 1, len(wide) - 1)] * rest
+            k, share = left[columns], right[columns]
+            wide = some[:, k] * (1 - share) + some[:, np.minimum(k + 1, cells.shape[1] - 1)] * share
+            mix, row = np.zeros((len(part), len(some)), "f4"), np.arange(len(part))
+            np.add.at(mix, (row, above[rows] - first), 1 - part)
+            np.add.at(mix, (row, np.minimum(above[rows] - first + 1, len(some) - 1)), part)
+            flat[rows, columns] -= mix @ wide
 
 
 def at(cloud, y, x):
@@ -73,3 +78,8 @@ def _between(cells, step, size):
     """For each of `size` pixels the cell before it, and its part of the way to the next one."""
     at = np.clip((np.arange(size) + 0.5) / step - 0.5, 0, cells - 1)
     return at.astype(int), (at % 1).astype("f4")
+
+
+def _inside(y, x, shape):
+    """The cells (y, x), those beyond the last ones in them."""
+    return np.minimum(y, shape[0] - 1), np.minimum(x, shape[1] - 1)

@@ -212,15 +212,15 @@ def test_nebula_is_what_is_wider_than_stars():
     rows, columns = np.mgrid[:400, :403]
     truth = 40 * np.exp(-((columns - 200) ** 2 + (rows - 150) ** 2) / 2 / 15.0**2)
     noise, none = np.random.default_rng(37).normal(0, 10, (400, 403)).astype("f4"), np.zeros((400, 403), "f4")
-    full = np.zeros((400, 403), bool)
-    assert nebula.find(noise, none, full, 10.0, 3.0) is None
+    full, no = np.zeros((400, 403), bool), (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    assert nebula.find(noise, none, *no, full, 10.0, 3.0) is None
     flat = (truth + noise).astype("f4")
     seen = flat.copy()
-    nebula.remove(flat, *nebula.find(flat, none, full, 10.0, 3.0))
+    nebula.remove(flat, *nebula.find(flat, none, *no, full, 10.0, 3.0))
     seen -= flat
     assert np.abs(seen - truth)[truth > 10].max() < 8 and np.abs(seen)[truth < 0.1].max() < 5
     full[150, 200] = True  # nothing is said beside a burnt out star
-    assert nebula.find(flat + seen, none, full, 10.0, 3.0)[0][50, 67] == 0
+    assert nebula.find(flat + seen, none, *no, full, 10.0, 3.0)[0][50, 67] == 0
 
 
 def test_remove_against_interp():
