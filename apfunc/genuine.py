@@ -21,36 +21,16 @@ def judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual
     saturated pixels, and the nebula taken off the frame.
     """
     inside = np.abs((p[:, [Y, X]] + 0.5) / flat.shape - 0.5).max(1) <= 0.5
-    may = np.flatnonzero(inside & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
+    row = np.flatnonzero(inside & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
     parts = []
-    for i in range(0, max(len(may), 1), 256):  # few enough that their pixels stay in the cache
-        k = may[i:i + 256]
-        keep, columns = _judged(flat, light, p[k], y[k], x[k], offsets, core, noise[k], gain, sigma, width, usual,
-                                planes)
-        parts.append({"row": k[keep]} | columns)
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(-columns["flux"], kind="stable")
-    columns = {name: values[order] for name, values in columns.items()}
-    return columns, columns.pop("row")
-
-
-def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual, planes):
-    """Which of some peaks are stars, and their columns."""
-    shine = detect.stamps(light, y, x, offsets)
-    rest = detect.stamps(flat, y, x, offsets) - shine
-    unit = p.copy()
-    unit[:, A] = 1
-    unit = psf.profiles(unit, y, x, offsets)
-    measured = starfit.fluxes(p, unit, rest, shine, noise, gain)
-    row = np.flatnonzero(measured[2] >= sigma)
-    flux, error, sure, height, local = (v[row] for v in measured)
-    shine, rest, unit, p, y, x, noise = (v[row] for v in (shine, rest, unit, p, y, x, noise))
-    model, good, distance = unit * p[:, A, None].astype("f4"), np.isfinite(rest), np.hypot(*offsets)
-    others, inner = np.where(good, shine - model, 0), slice(len(core[0]))
-    free, _, least2 = psf.fit((rest + model)[:, inner], y, x, core, p, noise, gain, others[:, inner], psf.SHAPE, 8, 0.5,
-                              sure=False)
-    weight = 1 / (noise[:, None] ** 2 + (np.maximum(shine[:, inner], 0) / gain if gain else 0))
-    point2 = np.where(good[:, inner], weight * (rest[:, inner] - p[:, SKY, None]) ** 2, 0).sum(1)
+    for i in range(0, max(len(row), 1), psf.CHUNK):
+        k = row[i:i + psf.CHUNK]
+        seen = _seen(flat, light, p[k], y[k], x[k], offsets, len(core[0]), noise[k], gain, width)
+        clear = seen[2] >= sigma
+        parts.append([v[clear] for v in (k, *seen)])
+    row, flux, error, sure, height, local, own, others, share, peak, point2, touched = map(np.concatenate, zip(*parts))
+    p, y, x, noise = (v[row] for v in (p, y, x, noise))
+    free, _, least2 = psf.fit(own, y, x, core, p, noise, gain, others, psf.SHAPE, 8, 0.5, sure=False)
     gained = point2 - least2  # of chi2, by a shape of its own
     fwhm, ellipticity, theta = psf.shape(free)
     minor, major = fwhm * np.sqrt(1 - ellipticity), fwhm / np.sqrt(1 - ellipticity)
@@ -59,13 +39,11 @@ def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usua
 
     bad, full, cloud = planes
     burnt, edge, broken = np.zeros((3, len(row)), bool)
-    k = np.flatnonzero(~good[:, distance <= 1.5 * width].all(1))
-    if len(k):
-        bad, full = (detect.stamps(plane, y[k], x[k], offsets) for plane in (bad, full))
-        edge[k] = np.isnan(full[:, distance <= 1.5 * width]).any(1)
-        burnt[k] = (full[:, distance <= 1.5 * width] > 0).any(1)
-        broken[k] = (bad[:, distance <= 1.2 * width] > 0).any(1)
-    share = (others * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
+    k, distance = np.flatnonzero(touched), np.hypot(*offsets)
+    bad, full = (detect.stamps(plane, y[k], x[k], offsets) for plane in (bad, full))
+    edge[k] = np.isnan(full[:, distance <= 1.5 * width]).any(1)
+    burnt[k] = (full[:, distance <= 1.5 * width] > 0).any(1)
+    broken[k] = (bad[:, distance <= 1.2 * width] > 0).any(1)
     strange = (gained > 25) & ((fwhm > 1.3 * point) | (major > 1.5 * most) | (minor < 0.75 * least)) & ~burnt
     flags = FULL * burnt + EDGE * edge + BLEND * (share > 0.1) + DEFECT * broken + SHAPE * strange
 
@@ -75,21 +53,43 @@ def _judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usua
     formless[k] = misfit(least2[k], free[k], core, noise[k], gain) > max(0.3, 4 * usual)
     wide = (gained > 9) & (minor > 1.6 * point)
     k = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt)
-    wide[k] = _wide(flat, light, free[k], p[k], noise[k], point[k], y[k], x[k], width)
+    for k in np.split(k, range(psf.CHUNK, len(k), psf.CHUNK)):
+        wide[k] = _wide(flat, light, free[k], p[k], noise[k], point[k], y[k], x[k], width)
     ripple = height < 0.15 * others[:, 0]
     odd = strange & (sure < 20) & (share < 0.1)  # so faint, and alone, a star has the PSF's shape within the noise
     wider = (gained > 3) & ((fwhm > 1.2 * point) | (major > 1.5 * most))
     k = np.flatnonzero(wider & (share < 0.1) & (sure < 10 * sigma))
-    noisier = nebula.rough(flat, light, cloud, y[k], x[k], noise[k], width)
-    odd[k] |= (noisier > 1.15) & (sure[k] < 1.25 * sigma * noisier)  # like a filament, and no more than what lies round
+    for k in np.split(k, range(psf.CHUNK, len(k), psf.CHUNK)):
+        noisier = nebula.rough(flat, light, cloud, y[k], x[k], noise[k], width)
+        odd[k] |= (noisier > 1.15) & (sure[k] < 1.25 * sigma * noisier)  # like a filament, no more than what lies round
     keep = np.flatnonzero(~ripple & (burnt | ~(sharp | wide | formless | odd)))
+    keep = keep[np.argsort(-flux[keep], kind="stable")]
 
     odd = ~np.isfinite(fwhm) | (fwhm > 4 * width) | (fwhm < 0.2)
     fwhm, ellipticity, theta = (np.where(odd, np.nan, v) for v in (fwhm, ellipticity, theta))
-    peak = np.where(good, rest + shine, -np.inf)[:, distance <= 1.5].max(1)
     columns = {"flux": flux, "fluxerr": error, "fwhm": fwhm, "ellipticity": ellipticity, "theta": theta, "peak": peak,
                "snr": flux / np.maximum(error, 1e-12), "flags": flags, "sky": local}
-    return row[keep], {name: values[keep] for name, values in columns.items()}
+    return {name: values[keep] for name, values in columns.items()}, row[keep]
+
+
+def _seen(flat, light, p, y, x, offsets, core, noise, gain, width):
+    """What the pixels of some stars say, their models given: what `starfit.fluxes` gives; of the first `core` pixels
+    those without the other stars, and the others; the share of the others' light; the peak; chi2 in the core; whether a
+    pixel within 1.5 FWHM says nothing."""
+    shine = detect.stamps(light, y, x, offsets)
+    rest, unit = detect.stamps(flat, y, x, offsets) - shine, p.copy()
+    unit[:, A] = 1
+    unit = psf.profiles(unit, y, x, offsets)
+    measured = starfit.fluxes(p, unit, rest, shine, noise, gain)
+    model, good, distance = unit * p[:, A, None].astype("f4"), np.isfinite(rest), np.hypot(*offsets)
+    others = np.where(good, shine - model, 0)
+    share = (others * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
+    peak = np.where(good, rest + shine, -np.inf)[:, distance <= 1.5].max(1)
+    touched = ~good[:, distance <= 1.5 * width].all(1)
+    rest, shine = rest[:, :core], shine[:, :core]
+    weight = 1 / (noise[:, None] ** 2 + (np.maximum(shine, 0) / gain if gain else 0))
+    chi2 = np.where(good[:, :core], weight * (rest - p[:, SKY, None]) ** 2, 0).sum(1)
+    return *measured, rest + model[:, :core], others[:, :core], share, peak, chi2, touched
 
 
 def certain(chi2, offsets):

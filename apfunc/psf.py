@@ -13,6 +13,7 @@ A, X, Y, XX, XY, YY, SKY, SLOPE = range(8)
 POINT, SHAPE, ALL = (A, X, Y, SKY), (A, X, Y, XX, XY, YY, SKY), (A, X, Y, XX, XY, YY, SKY, SLOPE)
 POWERS = [(i, k - i) for k in range(5) for i in range(k, -1, -1)]  # of dx^i dy^j, to the fourth degree
 PRODUCT = np.array([[POWERS.index((i + k, j + m)) for k, m in POWERS[:6]] for i, j in POWERS[:6]])
+CHUNK = 256  # stars whose pixels are worked on at once, so that they stay in the cache
 GAUSSIAN = 0.01  # 1/beta is kept above this: beta = 100 is a Gaussian for every purpose here
 
 
@@ -32,7 +33,7 @@ def profiles(p, y, x, offsets):
     return _model(part, _powers(offsets, 6))[0]
 
 
-def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=0.01, sure=True, chunk=256):
+def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=0.01, sure=True):
     """Least squares of all stars at once: Levenberg-Marquardt, each star with its own damping.
 
     values  (n, pixels) at the `offsets` (dy, dx) from the pixels (y, x); NaN = leave this pixel out.  start: (n, 8).
@@ -43,19 +44,20 @@ def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, pas
 
     Returns p (n, 8), errors (n, 8; 0 where not free, inf where undetermined, all 0 without `sure`), and chi2 (n,).
     """
-    p, errors, chi2 = start.copy(), np.zeros(start.shape), np.zeros(len(start))
-    powers = _powers(offsets)
+    p, powers, data = start.copy(), _powers(offsets), np.array(values, "f4")
     p[:, X] -= x
     p[:, Y] -= y
-    for i in range(0, len(p), chunk):
-        at = slice(i, i + chunk)
-        data = np.asarray(values[at], "f4")
-        weight = np.broadcast_to((noise[at, None] ** 2).astype("f4"), data.shape)
+    weight = np.empty(data.shape, "f4")
+    for i in range(0, len(p), CHUNK):
+        at = slice(i, i + CHUNK)
+        weight[at] = (noise[at, None] ** 2).astype("f4")
         if gain:
             shine = _model(p[at], powers)[0] + (light if np.isscalar(light) else light[at])
-            weight = weight + np.maximum(shine, 0) / np.float32(gain)
-        weight = np.where(np.isfinite(data), 1 / weight, 0)
-        p[at], errors[at], chi2[at] = _fit(np.nan_to_num(data), weight, powers, p[at], list(free), passes, near, sure)
+            weight[at] += np.maximum(shine, 0) / np.float32(gain)
+        bad = ~np.isfinite(data[at])
+        np.divide(1, weight[at], out=weight[at])
+        weight[at][bad], data[at][bad] = 0, 0
+    p, errors, chi2 = _fit(data, weight, powers, p, list(free), passes, near, sure)
     p[:, X] += x
     p[:, Y] += y
     return p, errors, chi2
@@ -64,7 +66,7 @@ def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, pas
 def _fit(data, weight, powers, p, free, passes, near, sure):
     start, p, diagonal, reach = p, p.copy(), np.arange(len(free)), max(powers[1].max() / 2, 2)
     damping, active = np.full(len(p), 1e-4), np.arange(len(p))
-    chi2, normal, gradient = _normal(data, weight, powers, p, free)
+    chi2, normal, gradient = _normals(data, weight, powers, p, active, free)
     for _ in range(passes):
         size = np.sqrt(np.maximum(normal[diagonal, diagonal][:, active], 1e-30))
         matrix = normal[:, :, active] / size[:, None] / size
@@ -83,8 +85,7 @@ def _fit(data, weight, powers, p, free, passes, near, sure):
         if not len(active):
             break
         trial = np.where(sane[:, None], trial, p[active])
-        rows = active if len(active) < len(p) else slice(None)
-        new = _normal(data[rows], weight[rows], powers, trial, free)
+        new = _normals(data, weight, powers, trial, active, free)
         better = sane & (new[0] <= chi2[active] * (1 + 1e-5))
         good = active[better]
         p[good], chi2[good] = trial[better], new[0][better]
@@ -101,6 +102,17 @@ def _fit(data, weight, powers, p, free, passes, near, sure):
     errors[:, free] = np.sqrt(np.abs(np.linalg.inv(matrix.transpose(2, 0, 1))[:, diagonal, diagonal])) / size.T
     errors[:, free] = np.where(size.T > 1e-14, errors[:, free], np.inf)
     return p, errors, chi2
+
+
+def _normals(data, weight, powers, p, rows, free):
+    """`_normal` of the stars `rows` of data and weight, whose parameters p are, some at a time."""
+    n, m = len(rows), len(free)
+    chi2, normal, gradient = np.empty(n), np.empty((m, m, n)), np.empty((m, n))
+    for i in range(0, n, CHUNK):
+        at = slice(i, i + CHUNK)
+        k = rows[at] if n < len(data) else at
+        chi2[at], normal[:, :, at], gradient[:, at] = _normal(data[k], weight[k], powers, p[at], free)
+    return chi2, normal, gradient
 
 
 def _normal(data, weight, powers, p, free):

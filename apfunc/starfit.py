@@ -24,27 +24,27 @@ def paint(light, y, x, p, noise, width, before=None, sizes=None):
     wide = psf.disc(max(REACH[-1] * width, 6))
     for size, reach in enumerate(REACH):
         rows, at = np.flatnonzero(sizes == size), tuple(v[np.hypot(*wide) <= max(reach * width, 3)] for v in wide)
-        for i in range(0, len(rows), 256):
-            k = rows[i:i + 256]
+        for i in range(0, len(rows), psf.CHUNK):
+            k = rows[i:i + psf.CHUNK]
             model = psf.profiles(p[k], y[k], x[k], at)
             model -= 0 if before is None else psf.profiles(before[k], y[k], x[k], at)
             detect.paint(light, model, y[k], x[k], at)
     return sizes
 
 
-def refit(flat, light, y, x, offsets, before, start, noise, gain=None, chunk=256, **how):
+def refit(flat, light, y, x, offsets, before, start, noise, gain=None, **how):
     """`psf.fit` (its `how`) from `start` of the stars on `flat` less all other stars: parameters and chi2.
 
     light: what all stars add to the frame, each as `before` has it (None: nothing yet); NaN where pixels are left out.
     """
-    p, chi2 = start.copy(), np.zeros(len(y))
-    for i in range(0, len(y), chunk):  # few enough that their pixels stay in the cache
-        k = slice(i, i + chunk)
-        others = detect.stamps(light, y[k], x[k], offsets)
+    values, others = np.empty((2, len(y), len(offsets[0])), "f4")
+    for i in range(0, len(y), psf.CHUNK):
+        k = slice(i, i + psf.CHUNK)
+        others[k] = detect.stamps(light, y[k], x[k], offsets)
         if before is not None:
-            others -= psf.profiles(before[k], y[k], x[k], offsets)
-        values = detect.stamps(flat, y[k], x[k], offsets) - others
-        p[k], _, chi2[k] = psf.fit(values, y[k], x[k], offsets, start[k], noise[k], gain, others, sure=False, **how)
+            others[k] -= psf.profiles(before[k], y[k], x[k], offsets)
+        values[k] = detect.stamps(flat, y[k], x[k], offsets) - others[k]
+    p, _, chi2 = psf.fit(values, y, x, offsets, start, noise, gain, others, sure=False, **how)
     return p, chi2
 
 
