@@ -38,8 +38,8 @@ def flatten(data, bad, box=64):
 
 
 def _noise(data, bad, box, step, lag=1):
-    """Noise of a pixel in each box of the mesh, from the median size of v - (left + right) / 2, `lag` pixels to the left
-    and right: neither stars nor nebulae nor gradients add to it."""
+    """Noise of a pixel in each box of the mesh, from the median size of v - (left + right) / 2, `lag` pixels to the
+    left and right: neither stars nor nebulae nor gradients add to it."""
     rows, high, wide = data[::step], max(1, round(box / step)), min(box, data.shape[1]) - 2 * lag
     if wide < 1:
         return np.full((len(background.starts(len(rows), min(high, len(rows)))), 1), np.nan_to_num(data).std(), "f4")
@@ -208,7 +208,8 @@ def maxima(data, limit):
     """Pixels (y, x) above `limit` that none of their eight neighbours exceeds; not on the rim."""
     wide, flat = data.shape[1], data.reshape(-1)
     middle = flat[wide + 1:-wide - 1]
-    at = np.flatnonzero((middle > limit) & (middle > flat[wide:-wide - 2]) & (middle >= flat[wide + 2:-wide])) + wide + 1
+    high = (middle > limit) & (middle > flat[wide:-wide - 2]) & (middle >= flat[wide + 2:-wide])
+    at = np.flatnonzero(high) + wide + 1
     at = at[(at % wide > 0) & (at % wide < wide - 1)]
     for move in (-wide, -wide - 1, -wide + 1):
         at = at[(flat[at] > flat[at + move]) & (flat[at] >= flat[at - move])]
