@@ -13,7 +13,7 @@ from apfunc import common, merge, stacked
 from apfunc import header as hdr
 
 MEMORY = 240e6  # [byte] of the frames' rows that are held at once
-TILE = 300000  # values of all frames in a tile: few enough for the processor's cache
+TILE = 400000  # values of all frames in a tile: few enough for the processor's cache
 HARM = hdr.BAD | hdr.COSMIC | hdr.TRAIL | hdr.NODATA
 METHODS = ("auto", "clip", "winsor", "minmax", "median", "none")
 

@@ -19,7 +19,7 @@ import numpy as np
 COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a pixel
 HALO = 5  # pixels round a tile that it needs
 ENOUGH, FEW = 25, 5  # of more frames the median is that of so many, evenly chosen, unless fewer than FEW have a value
-STRONG = 3  # times its limit is an outlier strong, which takes its neighbours with it
+STRONG = 4  # times its limit is an outlier strong, which takes its neighbours with it
 LOW = 4  # of two or four values the lower middle one stands for the median: of two the larger is the suspect
 
 
@@ -44,82 +44,99 @@ def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", sha
         some = good.any(0)
         middle = middle if rest is None else centre(d, good)
         return np.where(some, middle, np.float32(np.nan)), w.sum(0), lost
+    if method == "winsor":
+        y, x = np.indices(middle.shape).reshape(2, -1)
+        noise, steep, _ = tolerances(middle, w, photon, excess, y, x)
+        limit = (np.float32(sigma) * noise + column(slack, 2) * steep).reshape(d.shape)
+        off = np.where(good, compared - middle, np.float32(0))
+        return *mean(d + (np.clip(off, -limit, limit) - off), w, share), lost
+    facts = photon, excess, slack, sigma
+    if len(d) == 2:  # a strong outlier of one must be gone before its dark lobes make outliers of the other
+        strong = outliers(compared, middle, w, good, *facts, strong=True)
+        left = good & ~strong
+        middle = centre(compared, left)
+        out = strong | outliers(compared, middle, np.where(left, w, np.float32(0)), left, *facts)
+    else:
+        out = outliers(compared, middle, w, good, *facts)
+    value, weight = mean(d, w, share)
+    y, x = np.divmod(np.flatnonzero(out.any(0)), d.shape[2])
+    if len(y):
+        value[y, x], weight[y, x] = without(d[:, y, x], w[:, y, x], out[:, y, x], good[:, y, x], middle[y, x], share)
+    return value, weight, np.array([np.count_nonzero(flags) for flags in out])
+
+
+def outliers(d, middle, w, good, photon, excess, slack, sigma, strong=False):
+    """Boolean (frames, rows, columns): the outliers of d from the median; `strong`: only the strong ones."""
     off = np.zeros((len(d), middle.shape[0] + 2, middle.shape[1] + 2), "f4")  # with a rim of zeros
-    inner = off[:, 1:-1, 1:-1]
-    np.subtract(compared, middle, out=inner)
+    inner, coherent = off[:, 1:-1, 1:-1], 9 * COHERENT * sigma
+    np.subtract(d, middle, out=inner)
     if not good.all():
         np.copyto(inner, 0, where=~good)
-    signal = np.maximum(middle, 0)
-    steep, slope = steepness(middle, signal, w, photon, excess)
-    if method == "winsor":
-        with np.errstate(divide="ignore"):
-            noise = np.sqrt(column(excess) / w + column(photon) * signal)
-        limit = np.float32(sigma) * noise + column(slack) * steep
-        return *mean(d + (np.clip(inner, -limit, limit) - inner), w, share), lost
-    out = [outliers(*part, signal, steep, slope, sigma) for part in zip(off, w, good, photon, excess, slack)]
-    value, weight = mean(d, w, share)
-    few = np.unique(np.concatenate(out))
-    if len(few):
-        y, x = np.divmod(few, d.shape[2])
-        some, trusted = d[:, y, x], w[:, y, x]
-        for k, at in enumerate(out):
-            trusted[k, np.searchsorted(few, at)], lost[k] = 0, len(at)
-        there = good[:, y, x]
-        none = ~trusted.any(0) & there.any(0)
-        both = np.flatnonzero(none & (there.sum(0) == 2))
-        larger = np.where(there, some, -np.inf)[:, both].argmax(0)
-        trusted[larger, both] = w[larger, y[both], x[both]]
-        part, total = mean(some, trusted, share)
-        value[y, x], weight[y, x] = np.where(none & (total == 0), middle[y, x], part), total
-    return value, weight, lost
-
-
-def outliers(off, w, good, photon, excess, slack, signal, steep, slope, sigma):
-    """Indices in a flat tile of a frame's outliers; `off`, d_k - m, has a rim of zeros, 0 where not good.
-
-    `steep` and `slope` are the steepness within two and three pixels.
-    """
-    inner, sums, coherent = off[1:-1, 1:-1], box(off), 9 * COHERENT * sigma
-    least = np.sqrt(excess / max(w.max(), np.float32(1e-30)))
-    doubtful = np.abs(inner) > np.float32(sigma * least)
-    doubtful |= np.abs(sums) > np.float32(coherent * least)
-    y, x = np.divmod(np.flatnonzero(doubtful), inner.shape[1])
-    with np.errstate(divide="ignore"):
-        noise = np.sqrt(np.float32(excess) / w[y, x] + np.float32(photon) * signal[y, x])
-    times = np.abs(inner[y, x]) / (np.float32(sigma) * noise + np.float32(slack) * steep[y, x])
-    along = np.abs(sums[y, x]) > np.float32(coherent) * noise + np.float32(9 * slack) * slope[y, x]
+    sums = None if strong else box(off)
+    doubtful = np.zeros(middle.shape, bool)
+    for k in range(len(d)):
+        least = np.sqrt(excess[k] / max(w[k].max(), np.float32(1e-30)))
+        doubtful |= np.abs(inner[k]) > np.float32((STRONG if strong else 1) * sigma * least)
+        if not strong:
+            doubtful |= np.abs(sums[k]) > np.float32(coherent * least)
+    y, x = np.divmod(np.flatnonzero(doubtful), middle.shape[1])
+    noise, steep, slope = tolerances(middle, w, photon, excess, y, x)
+    times = np.abs(inner[:, y, x]) / (np.float32(sigma) * noise + column(slack, 2) * steep)
+    wide = times > STRONG  # and with them those along which the means differ, with their neighbours
+    if not strong:
+        wide |= np.abs(sums[:, y, x]) > np.float32(coherent) * noise + column(slack, 2) * (9 * slope)
     out = np.zeros(off.shape, bool)
-    out[1 + y[times > 1], 1 + x[times > 1]] = True
-    rim = along | (times > STRONG)
-    y, x = y[rim], x[rim]
+    k, at = np.nonzero(times > (STRONG if strong else 1))
+    out[k, 1 + y[at], 1 + x[at]] = True
+    k, at = np.nonzero(wide)
     for dy in (0, 1, 2):
         for dx in (0, 1, 2):
-            out[y + dy, x + dx] = True
-    return np.flatnonzero(out[1:-1, 1:-1] & good)
+            out[k, y[at] + dy, x[at] + dx] = True
+    return out[:, 1:-1, 1:-1] & good
 
 
-def steepness(middle, signal, w, photon, excess):
-    """Ranges of the median within two and three pixels, less what its noise makes of it."""
-    best = np.maximum.reduce(w if np.all(excess == 1) else w / column(excess), axis=0)
-    calm = np.sqrt(1 / np.maximum(best, np.float32(1e-30)) + np.float32(np.min(photon)) * signal)
-    calm *= (best > 0) * np.float32(1 / np.sqrt(len(w)))
-    near = extremes(middle, middle, 1)
-    wide = extremes(*near, 2)
-    return [np.maximum(high - low - np.float32(times) * calm, 0)
-            for (high, low), times in ((extremes(*near, 1), 5), (wide, 6.5))]
+def without(d, w, out, good, middle, share):
+    """Mean and weight of pixels (frames, n) without the outliers; of two frames that both are some the larger stays.
+
+    Where more frames leave nothing it is the median, of weight 0.
+    """
+    out = out.copy()
+    none = (out | ~good).all(0)
+    two = np.flatnonzero(none & (good.sum(0) == 2))
+    out[np.where(good, d, -np.inf)[:, two].argmax(0), two] = False
+    value, weight = mean(d, np.where(out, np.float32(0), w), share)
+    return np.where((weight == 0) & good.any(0), middle, value), weight
 
 
-def column(values):
-    """Numbers (frames,) as float32 (frames, 1, 1)."""
-    return np.asarray(values, "f4")[:, None, None]
+def tolerances(middle, w, photon, excess, y, x):
+    """At the pixels (y, x): noise (frames, n), infinite where not good, and steepness within two and three pixels (n,).
+
+    Steepness is the range of the median less what its noise makes of it.
+    """
+    signal = np.maximum(middle[y, x], 0)
+    with np.errstate(divide="ignore"):
+        fixed = column(excess, 2) / w[:, y, x]
+    noise = np.sqrt(fixed + column(photon, 2) * signal)
+    calm = np.sqrt(fixed.min(0) + np.float32(np.min(photon)) * signal) / np.float32(np.sqrt(len(w)))
+    calm[~np.isfinite(calm)] = 0
+    wide = np.lib.stride_tricks.sliding_window_view(np.pad(middle, 3, mode="edge"), (7, 7))
+    parts = [wide[y[k:k + 4096], x[k:k + 4096]] for k in range(0, len(y), 4096)]
+    near, far = (np.concatenate([np.ptp(p, axis=(1, 2)) for p in some]) if len(y) else np.zeros(0, "f4")
+                 for some in ([p[:, 1:-1, 1:-1] for p in parts], parts))
+    return noise, np.maximum(near - np.float32(5) * calm, 0), np.maximum(far - np.float32(6.5) * calm, 0)
+
+
+def column(values, axes=3):
+    """Numbers (frames,) as float32 (frames, 1, …) of so many axes."""
+    return np.asarray(values, "f4").reshape(-1, *[1] * (axes - 1))
 
 
 def box(values):
-    """Sums over 3 x 3 pixels of values with a rim: (rows, columns) of (rows + 2, columns + 2)."""
-    lines = values[:-2] + values[1:-1]
-    lines += values[2:]
-    out = lines[:, :-2] + lines[:, 1:-1]
-    out += lines[:, 2:]
+    """Sums over 3 x 3 pixels of values with a rim: (frames, rows, columns) of (frames, rows + 2, columns + 2)."""
+    lines = values[:, :-2] + values[:, 1:-1]
+    lines += values[:, 2:]
+    out = lines[:, :, :-2] + lines[:, :, 1:-1]
+    out += lines[:, :, 2:]
     return out
 
 
@@ -150,16 +167,20 @@ def centre(values, good):
 
 
 def mean(d, w, share=None):
-    """Mean over the first axis with the weights share * w, and its inverse variance; NaN and 0 where there is none."""
-    if share is not None:
-        plain, w = w, w * np.asarray(share, "f4").reshape(-1, *[1] * (w.ndim - 1))
-    total, value = w.sum(0), np.einsum("k...,k...->...", d, w)
+    """Mean over the first axis with the weights share * w, and its inverse variance; NaN and 0 where there is none.
+
+    Added frame by frame, so that a pixel's value does not depend on how many pixels there are.
+    """
+    total, value, square, term = np.zeros((4, *d.shape[1:]), "f4")
+    for k in range(len(d)):
+        part = w[k] if share is None else w[k] * np.float32(share[k])
+        total += part
+        value += np.multiply(d[k], part, out=term)
+        if share is not None:
+            square += np.multiply(part, np.float32(share[k]), out=term)
     with np.errstate(invalid="ignore", divide="ignore"):
         value /= total
-        if share is None:
-            return value, total
-        square = np.einsum("k...,k...->...", w, w / np.where(plain > 0, plain, 1))
-        return value, np.where(total > 0, total * total / square, 0).astype("f4")
+        return value, total if share is None else np.where(total > 0, total * total / square, 0).astype("f4")
 
 
 def rank(values, good):
@@ -204,22 +225,6 @@ def median(ranked, count):
     return np.where(c > 0, (one + two) / 2, np.float32(0))
 
 
-def extremes(high, low, step):
-    """Largest of `high` and smallest of `low` of each pixel and those `step` rows, columns or both away."""
-    for axis in (0, 1):
-        high, low = around(high, np.maximum, axis, step), around(low, np.minimum, axis, step)
-    return high, low
-
-
-def around(values, operation, axis, step):
-    """`operation` over each value and those `step` before and after it along an axis."""
-    values = values.T if axis else values
-    out = values.copy()
-    operation(out[step:], values[:-step], out=out[step:])
-    operation(out[:-step], values[step:], out=out[:-step])
-    return out.T if axis else out
-
-
 def slacks(cores, noise, least=0.3, most=6.0):
     """How far each frame's stars may differ from their median, in units of its steepness: (frames,).
 
@@ -234,7 +239,8 @@ def slacks(cores, noise, least=0.3, most=6.0):
     good = np.isfinite(cores)
     ranked, count = rank(cores, good)
     middle = median(ranked, count)
-    steep = np.stack([np.subtract(*extremes(*extremes(m, m, 1), 1)) for m in middle])
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(middle, ((0, 0), (2, 2), (2, 2)), mode="edge"), (5, 5), (1, 2))
+    steep = windows.max((3, 4)) - windows.min((3, 4))
     sharp = (steep > 20 * np.median(noise)) & (count >= min(3, frames))
     for k in range(frames):
         use = sharp & good[k]
