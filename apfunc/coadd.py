@@ -44,16 +44,15 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
     Raises ValueError when there is no frame, when shapes or WCS differ, or an option makes no sense.
     """
     if reject not in METHODS or scale not in stacked.SCALES:
-        raise ValueError(
-            f"no rejection {reject!r} or scale {scale!r}; choose {', '.join(METHODS)}; {', '.join(stacked.SCALES)}"
-        )
+        raise ValueError(f"no rejection {reject!r} or scale {scale!r}; choose {', '.join(METHODS)}; "
+                         f"{', '.join(stacked.SCALES)}")
     shape, count = _checked(images, weights, masks), len(images)
     frames = list(zip(images, weights or [None] * count, masks or [None] * count))
     facts = measure(frames, scale, sky)
     facts["share"] = _shares(factors, seeing, facts["fwhm"])
     method = "clip" if reject == "auto" else reject
     data, weight, sums = np.empty(shape, "f4"), np.empty(shape, "f4"), np.zeros((3, count))
-    step = int(max(8, min(128, MEMORY / (count * shape[1] * 10) - 2 * merge.HALO)))
+    step = int(max(8, min(160, MEMORY / (count * shape[1] * 10) - 2 * merge.HALO)))
     space = [np.empty((count, step + 2 * merge.HALO, shape[1]), kind) for kind in ("f4", "f4", "u1")]
     for top in range(0, shape[0], step):
         bottom = min(top + step, shape[0])
@@ -105,7 +104,8 @@ def _stars(frames, at):
     """What the rows `at` of the frames say: surveys, and fluxes, errors and cores of the stars (frames, stars, …)."""
     surveys = [common.survey(*_sample(frame, at), at) for frame in frames]
     stars = common.choose(surveys, common.RADIUS)
-    found = [common.apertures(*_sample(frame, at), stars, s["noise"], common.RADIUS) for frame, s in zip(frames, surveys)]
+    found = [common.apertures(*_sample(frame, at), stars, s["noise"], common.RADIUS)
+             for frame, s in zip(frames, surveys)]
     return surveys, *(np.stack(part) for part in zip(*found))
 
 
@@ -121,9 +121,8 @@ def _excess(frame, noise):
     (rows, _), weight, _ = frame
     if weight is None:
         return 1.0
-    some = np.concatenate(
-        [np.asarray(weight[r : r + 1], "f4").ravel() for r in range(0, rows.shape[0], 1 + rows.shape[0] // 32)]
-    )
+    lines = range(0, rows.shape[0], 1 + rows.shape[0] // 32)
+    some = np.concatenate([np.asarray(weight[r:r + 1], "f4").ravel() for r in lines])
     return max(1.0, noise**2 * float(np.median(some[some > 0]))) if (some > 0).any() else 1.0
 
 
@@ -271,8 +270,7 @@ def _checked(images, weights, masks):
     for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2"):
         values = [hdr.number(header, key) for _, header in images]
         values = [v for v in values if v is not None]
-        if values and max(values) - min(values) > 1e-7 * max(1, max(map(abs, values))) * (
-            1e-4 if key[:2] == "CD" else 1
-        ):
+        close = 1e-7 * max(1, *map(abs, values)) * (1e-4 if key[:2] == "CD" else 1) if values else 0
+        if values and max(values) - min(values) > close:
             raise ValueError(f"the frames lie on different grids ({key} differs); resample all to one grid")
     return shape

@@ -21,7 +21,7 @@ SHARED = 25  # stars of a frame that others have too: with fewer the whole of th
 
 
 def stripes(rows):
-    """The rows of a frame that are looked at first, and all: a list of index arrays, each of whole boxes of the mesh."""
+    """The rows of a frame that are looked at first, and all: a list of index arrays, of whole boxes of the mesh."""
     whole = np.arange(rows)
     if rows < 2 * STRIPES * STRIPE:
         return [whole]
@@ -32,8 +32,8 @@ def stripes(rows):
 def survey(data, bits, at=None):
     """Sky mesh and bright peaks of a frame: a dict of y, x, sky, rms (mesh), level, noise [adu], peaks (y, x, height).
 
-    data: float32, NaN where there is none; bits: uint8 mask or None; at: the rows of the frame that data holds, None:
-    all.  Positions of peaks are those in data, of the mesh those in the frame.  Raises ValueError when nothing is there.
+    data: float32, NaN where there is none; bits: uint8 mask or None; at: the rows of the frame that data holds, or None
+    for all.  The mesh has its place in the frame, peaks have theirs in data.  Raises ValueError when nothing is there.
     """
     bad = ~np.isfinite(data) if bits is None else ~np.isfinite(data) | (bits != 0)
     if bad.all():

@@ -45,13 +45,8 @@ def grid(images, like=None, area="cover", scale=None, orientation="north"):
     size = scale or float(f"{np.median([wcs.scale(s) for s, _ in frames]):.3g}")
     if not size > 0:
         raise ValueError("the scale of a grid must be above zero arcsec/pixel")
-    solution = {
-        "crval": _centre(frames),
-        "crpix": (0.0, 0.0),
-        "cd": size / 3600 * _turn(frames, orientation),
-        "a": None,
-        "b": None,
-    }
+    solution = {"crval": _centre(frames), "crpix": (0.0, 0.0), "cd": size / 3600 * _turn(frames, orientation),
+                "a": None, "b": None}
     edges = [wcs.pixel(solution, *wcs.sky(s, *rim(shape))) for s, shape in frames]
     if not np.isfinite(edges).all():
         raise ValueError("the frames lie more than a quarter of the sky apart; give the frames of one target only")
@@ -83,9 +78,8 @@ def shape_of(header):
     """(rows, columns) from NAXIS2, NAXIS1 of a header, else ValueError."""
     columns, rows = hdr.number(header, "NAXIS1"), hdr.number(header, "NAXIS2")
     if not columns or not rows or columns < 1 or rows < 1:
-        raise ValueError(
-            "no image size with the WCS (looked for NAXIS1, NAXIS2); give an image or a grid of apfunc grid"
-        )
+        raise ValueError("no image size with the WCS (looked for NAXIS1, NAXIS2); give an image or a grid of apfunc "
+                         "grid")
     return int(rows), int(columns)
 
 

@@ -94,7 +94,7 @@ def unspline(values, kernel):
 
 @functools.cache
 def inverse(count, kernel):
-    """Matrix (count, count + 2 reach) of the inverse of the filter that the spline's taps at the pixels are; float32."""
+    """Matrix (count, count + 2 reach), float32: the inverse of the filter that a spline's taps at the pixels are."""
     taps, before, reach = KERNELS[kernel]
     response = np.zeros(1024)
     response[np.arange(-before, before + 1)] = taps(np.zeros(1, "f4"))[:-1, 0].astype(float)
@@ -107,8 +107,8 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0):
     """Values at the positions (y + base_y, x + base_x) of an array of `coefficients`.
 
     y, x: float arrays of one shape, some hundred pixels from the bases; these: integers, or arrays of them for the
-    columns.  The array must reach 3 pixels beyond the positions.  Also returns the pixel below each position as one index, floor(y) * columns + floor(x), and the fractions y - floor(y), x - floor(x)
-    as float32.
+    columns.  The array must reach 3 pixels beyond the positions.  Also returns the pixel below each position as one
+    index, floor(y) * columns + floor(x), and the fractions y - floor(y), x - floor(x) as float32.
     """
     taps, before, _ = KERNELS[kernel]
     width, pixels = coefficients.shape[1], coefficients.ravel()

@@ -5,11 +5,11 @@ A value d_k is an outlier when, with m the median of the frames,
     |d_k - m| > sigma * noise_k + slack_k * steepness_2(m)       or, for the means over 3 x 3 pixels,
     |<d_k - m>| > sigma * COHERENT * noise_k + slack_k * steepness_3(m)        (its neighbours with it)
 
-A strong outlier takes its neighbours with it too, for it has dark lobes where the frame was interpolated; where of two
-frames each is an outlier beside the other, the larger stays.  noise_k^2 = excess_k / w_k + photon_k * m.  Steepness_r is the range of m within r pixels (a square), less what noise
-alone makes; `slack` is measured from the frames' own stars (see `slacks`), so that neither seeing nor a shift of a
-tenth of a pixel makes an outlier of a star: where a wing is faint and wide the star's core is near.  Only what exceeds
-the least noise of a tile is looked at in such detail.
+with noise_k^2 = excess_k / w_k + photon_k * m.  A strong outlier takes its neighbours with it too, for it has dark lobes
+where the frame was interpolated; where of two frames each is an outlier, the larger stays.  Steepness_r is the range of
+m within r pixels (a square), less what noise makes of it; `slack` is measured from the frames' own stars (see `slacks`),
+so that neither seeing nor a shift of a tenth of a pixel makes an outlier of a star: where one frame's wing is wide and
+faint the star's core is near.  Only what exceeds the least noise of a tile is looked at in such detail.
 """
 
 import functools
@@ -17,7 +17,7 @@ import functools
 import numpy as np
 
 COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a pixel
-HALO = 5  # pixels round a tile that it needs
+HALO = 7  # pixels round a tile that it needs
 ENOUGH, FEW = 25, 5  # of more frames the median is that of so many, evenly chosen, unless fewer than FEW have a value
 STRONG = 4  # times its limit is an outlier strong, which takes its neighbours with it
 LOW = 4  # of two or four values the lower middle one stands for the median: of two the larger is the suspect
@@ -239,7 +239,8 @@ def slacks(cores, noise, least=0.3, most=6.0):
     good = np.isfinite(cores)
     ranked, count = rank(cores, good)
     middle = median(ranked, count)
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(middle, ((0, 0), (2, 2), (2, 2)), mode="edge"), (5, 5), (1, 2))
+    middle_and_rim = np.pad(middle, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(middle_and_rim, (5, 5), (1, 2))
     steep = windows.max((3, 4)) - windows.min((3, 4))
     sharp = (steep > 20 * np.median(noise)) & (count >= min(3, frames))
     for k in range(frames):

@@ -253,14 +253,9 @@ def _header(header, target, shape, area, kernel, conserve):
     for key in [k for k in header if re.fullmatch(r"TRAIL\d*", k)]:
         del header[key]  # they are positions in the frame; the mask has them
     flux = area if conserve == "flux" else 1.0
-    for key, factor in (
-        ("SATURATE", flux),
-        ("SKY", flux),
-        ("SKYNOISE", flux / np.sqrt(area)),
-        ("FWHM", 1 / np.sqrt(area)),
-        ("RDNOISE", np.sqrt(area)),
-        ("EGAIN", area / flux),
-    ):
+    factors = {"SATURATE": flux, "SKY": flux, "SKYNOISE": flux / np.sqrt(area), "FWHM": 1 / np.sqrt(area),
+               "RDNOISE": np.sqrt(area), "EGAIN": area / flux}
+    for key, factor in factors.items():
         value = hdr.number(header, key)
         if value is not None:
             header[key] = float(f"{value * factor:.7g}")

@@ -8,32 +8,9 @@ from apfunc import header as hdr
 
 SCALES = ("auto", "header", "stars", "exposure", "none")
 AGREE = 0.05  # largest difference between FLXSCALE and the measured factors, beyond which FLXSCALE is not believed
-OWN = (
-    "FLXSCALE",
-    "FLXSCERR",
-    "FLXEXPT",
-    "SKY",
-    "SKYNOISE",
-    "BKGMETH",
-    "BKGBOX",
-    "BKGORDER",
-    "NCOSMIC",
-    "EXPOSURE",
-    "TIME-OBS",
-    "UT",
-    "JD",
-    "LST",
-    "OBJCTALT",
-    "OBJCTAZ",
-    "OBJCTHA",
-    "PARANG",
-    "PIERSIDE",
-    "DATE-END",
-    "DATE-AVG",
-    "WCSRMS",
-    "WCSRMSPX",
-    "WCSNMATC",
-)
+OWN = frozenset((  # cards that describe one frame only
+    "FLXSCALE FLXSCERR FLXEXPT SKY SKYNOISE BKGMETH BKGBOX BKGORDER NCOSMIC EXPOSURE TIME-OBS UT JD "
+    "LST OBJCTALT OBJCTAZ OBJCTHA PARANG PIERSIDE DATE-END DATE-AVG WCSRMS WCSRMSPX WCSNMATC").split())
 MJD0 = datetime(1858, 11, 17)
 
 
@@ -64,11 +41,8 @@ def scale(headers, measured, error, choice="auto"):
         return np.ones(len(headers)), "none", reference
     if choice in ("auto", "header") and (header > 0).all():
         ratio = measured[known] / header[known]
-        if (
-            choice == "header"
-            or not len(ratio)
-            or (np.abs(ratio / np.median(ratio) - 1) < AGREE + 3 * error[known]).all()
-        ):
+        agree = not len(ratio) or (np.abs(ratio / np.median(ratio) - 1) < AGREE + 3 * error[known]).all()
+        if agree or choice == "header":
             return header, "header", hdr.number(headers[0], "FLXEXPT") or reference
     if choice == "header":
         raise ValueError("not all frames have FLXSCALE; run apfunc astrometry, or choose another scale")
@@ -87,11 +61,8 @@ def header(headers, facts, method):
     frames differ much); FWHM [pixel] (measured, else the mean); MAGZP; SKYLEVEL [adu] (removed, weighted mean);
     SATURATE; SCALSRC; REJECT; REJFRAC; INPnnn = "RAWFILE weight" (weights add up to 1).  What is unknown is left out.
     """
-    weight = (
-        facts["weight"] / facts["weight"].sum()
-        if facts["weight"].sum() > 0
-        else np.full(len(headers), 1 / len(headers))
-    )
+    weight = facts["weight"] if facts["weight"].sum() > 0 else np.ones(len(headers))
+    weight = weight / weight.sum()
     out = shared(headers)
     mean = lambda *keys: _mean([hdr.number(h, *keys) for h in headers], weight)  # noqa: E731
 
@@ -103,9 +74,8 @@ def header(headers, facts, method):
     out["NCOMBINE"] = (len(headers), "frames in this stack")
     if None not in exposure:
         put("EXPTIME", sum(exposure), "[s] sum of the exposures")
-        put(
-            "EXPEFF", weight.sum() / (weight / exposure).max(), "[s] of the best frame's quality, for this noise"
-        ) if min(exposure) > 0 else None
+        if min(exposure) > 0:
+            put("EXPEFF", weight.sum() / (weight / exposure).max(), "[s] of the best frame's quality, for this noise")
     put("EXPREF", facts["reference"], "[s] the pixels are adu of this exposure")
     _dates(out, headers, weight, exposure)
     put("AIRMASS", mean("AIRMASS"), "mean", 6)

@@ -89,7 +89,8 @@ def test_undersampled_stars_keep_their_flux(angle, parity):
     shape = (380, 380)
     source = solution(angle, 0.995, (0.3, -0.4), 1e-5, shape, parity)
     rng = np.random.default_rng(4)
-    x, y = (place.ravel() + rng.uniform(-3, 3, 30) for place in np.meshgrid(np.linspace(40, 280, 6), np.linspace(40, 215, 5)))
+    places = np.meshgrid(np.linspace(40, 280, 6), np.linspace(40, 215, 5))
+    x, y = (place.ravel() + rng.uniform(-3, 3, 30) for place in places)
     edges, data = np.arange(shape[0] + 1) - 0.5, np.zeros(shape)
     for px, py in zip(*wcs.pixel(source, *wcs.sky(solution(0), x, y))):
         across, down = (np.diff(special.erf((edges - c) / (1.6 / 2.3548 * 2**0.5))) / 2 for c in (px, py))
