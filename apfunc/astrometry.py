@@ -84,10 +84,10 @@ def _first(f, known, base):
     radius = (12.0, 2.5) if base["a"] is not None else (16.0, 5.0)
     guesses = [linear, -linear] if base["same"] else []
     scales = (0.95, 1.05) if base["same"] else (0.2, 5.0)
-    found = pattern.match((u[some], v[some]), (known["x"][even], known["y"][even]), guesses, radius, scales, least=4.5,
-                          n=(24, 34))
+    found = pattern.match((u[some], v[some]), (known["x"][even], known["y"][even]), guesses, radius, scales,
+                          least=4.5 if len(some) < 12 else 6.0, n=(24, 34))
     if found is None and base["same"] and len(some) < 12:  # the few that show are among the brightest of the field
-        top = np.argsort(-known["flux"], kind="stable")[:4 * len(some)]
+        top = np.argsort(-known["flux"], kind="stable")[:3 * len(some)]
         found = pattern.match((u[some], v[some]), (known["x"][top], known["y"][top]), guesses, radius, scales,
                               least=4.8, blind=False)
     if found is None:

@@ -112,7 +112,7 @@ def _tie(stars, catalog, solver):
             if shifted is not None:
                 return shifted, f"header WCS + {table.meta.get('SOURCE', 'catalogue')}", table
         return solution, "header WCS", None
-    for reach, stretch in ((5.0, 0.02), (60.0, 0.12)):
+    for reach, stretch in ((3.0, 0.02), (5.0, 0.02), (60.0, 0.12)):
         for table in catalogs:
             found = pairs.from_pairs(stars, table, reach, stretch)
             if found is not None:
