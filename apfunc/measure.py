@@ -41,7 +41,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     model = starfit.field(free[regular], errors[regular], flat.shape, width)
     start = starfit.shaped(p, model, flat.shape) if model else p
 
-    # burnt out stars wider than the PSF go first, then all others with the right PSF, those that touch again
+    # burnt out stars wider than the PSF go first, then all others with the right PSF
     giants = _giants(flat, bad | full, groups, width, model, float(np.median(sky[3])))
     _shine(light, *giants, width)
     found, chi2 = starfit.refit(flat, light, y, x, core, p, start, noise, gain, passes=6, near=0.1)
@@ -54,12 +54,12 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
         more = factor * detect.at_pixels(sky[0], sky[3], sky[1], cy, cx).astype("f8")
         sizes = np.concatenate([sizes, starfit.paint(light, cy, cx, new, more, width)])
         y, x, p, noise = (np.concatenate(both) for both in ((y, cy), (x, cx), (p, new), (noise, more)))
+
+    # a nebula goes, and who lies on it or touches others is fitted again; then who is a star?
     cloud = nebula.find(flat, light, y, x, psf.total(p), full, float(np.median(sky[3])), width)
     if cloud is not None:
         nebula.remove(flat, *cloud)
-    across = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))
-    about = [nebula.at(cloud, y + round(width) * dy, x + round(width) * dx) for dy, dx in across]
-    moved = np.ptp(about, axis=0) > 2 * starfit.CHANGED * noise
+    moved = nebula.uneven(cloud, y, x, round(width)) > 2 * starfit.CHANGED * noise
     p = starfit.settle(flat, light, y, x, core, p, noise, gain, sizes, width, moved)
     columns, keep = genuine.judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual,
                                    (bad, full, cloud))
@@ -67,7 +67,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
         fair = (columns["flags"] & SHAPE) == 0
         columns, keep = {name: values[fair] for name, values in columns.items()}, keep[fair]
     p, y, x = p[keep], y[keep], x[keep]
-    columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x)
+    columns["sky"] += detect.at_pixels(sky[0], sky[2], sky[1], y, x) + nebula.at(cloud, y, x)
     clean = np.flatnonzero((columns["flags"] == 0) & (columns["snr"] > 20))[:200]
     factor = starfit.aperture(flat, light, y[clean], x[clean], p[clean], width, usual)
     p, columns = _joined(p, columns, *giants[:2], sky, flat.shape)

@@ -62,6 +62,12 @@ def at(cloud, y, x):
     return cells[tuple(np.clip(v // step, 0, n - 1) for v, n in zip((y, x), cells.shape))]
 
 
+def uneven(cloud, y, x, reach):
+    """By how much a nebula changes within `reach` of the pixels (y, x)."""
+    around = ((0, 0), (0, -reach), (0, reach), (-reach, 0), (reach, 0))
+    return np.ptp([at(cloud, y + down, x + right) for down, right in around], axis=0)
+
+
 def rough(flat, light, cloud, y, x, noise, width):
     """Noise of a filter of FWHM `width` round the pixels (y, x) of a frame less its stars (`flat` - `light`), what the
     nebula taken off it (`cloud`) adds included, in units of what independent pixels of that `noise` leave (>= 1)."""

@@ -1,6 +1,7 @@
 """Find the stars of a frame and measure them all at once: place, flux, width, shape, and what is wrong with them.
 
-    sky off -> width of the brightest -> matched filter -> peaks -> fit with the frame's own PSF -> what is no star goes
+    sky off -> width of the brightest -> matched filter -> peaks -> fit with the frame's own PSF -> nebula off, fit again
+    -> what is no star goes
 
 Each star is fitted on the frame without its neighbours (Stetson 1987, PASP 99, 191, all stars in one batch) with a PSF
 that may change over the field.  Its flux is linear in the pixels (all of the same weight), so that a wrong PSF changes

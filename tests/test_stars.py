@@ -200,12 +200,15 @@ def test_stars_on_filaments_are_placed_as_on_plain_sky():
     ky = np.fft.fftfreq(600)
     k = np.hypot(ky[:, None], ky)
     cloud = np.fft.ifft2(np.fft.fft2(rng.normal(size=shape)) * np.exp(-((k * 100) ** 2))).real
-    off, tables = [], [stars(frame(light + more)) for more in (0, 60 * np.exp(cloud / cloud.std() * 0.7))]
+    cloud = 60 * np.exp(cloud / cloud.std() * 0.7)
+    off, tables = [], [stars(frame(light + more)) for more in (0, cloud)]
     for table in tables:
         i, j = matched(table, x, y)
         assert len(j) >= 118 and len(table) - len(i) <= 2
         off.append(np.sqrt(np.mean(np.r_[table["x"][i] - x[j], table["y"][i] - y[j]] ** 2)))
     assert off[0] < 0.035 and off[1] < 1.25 * off[0]
+    local = SKY + cloud[np.rint(y[j]).astype(int), np.rint(x[j]).astype(int)]
+    assert abs(np.median(table["sky"][i] - local)) < 5 and np.median(np.abs(table["sky"][i] - local)) < 8
 
 
 def test_nebula_is_what_is_wider_than_stars():
