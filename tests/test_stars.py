@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io.fits import Header
 
-from apfunc import detect, nebula, psf, trails
+from apfunc import detect, nebula, psf, starfit, trails
 from apfunc import header as hdr
 from apfunc.genuine import DEFECT, EDGE, FULL
 from apfunc.stars import region, stars
@@ -445,6 +445,44 @@ def test_stamps_and_paint_against_a_loop():
         frame = np.zeros((30, 40), "f4")
         detect.paint(frame, np.ones((3, len(offsets[0])), "f4"), y, x, offsets)
         assert frame.sum() == np.isfinite(slow).sum()
+
+
+def test_quantile_against_a_loop():
+    values = np.random.default_rng(39).normal(size=(6, 11))
+    values[2, :4] = values[3] = np.nan
+    values[3, 5] = 7
+    low, middle = detect.quantile(values, [0.2, 0.5])
+    for row, a, b in zip(values, low, middle):
+        good = np.sort(row[np.isfinite(row)])
+        assert a == good[len(good) // 5] and b == good[len(good) // 2]
+
+
+def test_light_follows_the_stars():
+    p = np.concatenate([psf.star(3.0, flux=f, x=x, y=y) for f, x, y in ((100, 20, 20), (2e3, 24, 21), (5e5, 50, 40))])
+    y, x, noise = p[:, psf.Y].astype(int), p[:, psf.X].astype(int), np.full(3, 5.0)
+    light, new = np.zeros((80, 90), "f4"), p * [1.1, 1.01, 1, 1, 1, 1, 1, 1]
+    sizes = starfit.paint(light, y, x, p, noise, 3.0)
+    assert sizes.tolist() == [0, 1, 2] and np.abs(light.sum() / psf.total(p).sum() - 1) < 0.02
+    starfit.paint(light, y, x, new, noise, 3.0, p, sizes)
+    again = np.zeros((80, 90), "f4")
+    starfit.paint(again, y, x, new, noise, 3.0, sizes=sizes)
+    assert np.allclose(light, again, atol=0.02)
+    flat = light + 3  # fitted from the old places, each without the others, the stars come back to the new ones
+    back = starfit.settle(flat, again, y, x, psf.disc(6), new, noise, None, sizes, 3.0, np.ones(3, bool))
+    assert np.allclose(back[:, :3], new[:, :3], rtol=0.01)
+
+
+def test_rough_is_the_scatter_round_a_place():
+    from scipy.ndimage import gaussian_filter
+    rng, none = np.random.default_rng(40), np.zeros((300, 300), "f4")
+    plain = rng.normal(0, 10, (300, 300)).astype("f4")
+    cloud = gaussian_filter(rng.normal(0, 1, (300, 300)), 4)
+    y, x = (v.ravel() for v in np.mgrid[40:260:44, 40:260:44])
+    noise = np.full(len(y), 10.0)
+    assert np.median(nebula.rough(plain, none, None, y, x, noise, 3.0)) < 1.1
+    cloudy = plain + (12 * cloud / cloud.std()).astype("f4")
+    assert np.median(nebula.rough(cloudy, none, None, y, x, noise, 3.0)) > 2
+    assert np.median(nebula.rough(cloudy, cloudy - plain, None, y, x, noise, 3.0)) < 1.1
 
 
 def test_shape_and_total_invert_star():
