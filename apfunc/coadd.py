@@ -52,8 +52,8 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
     facts["share"] = _shares(factors, seeing, facts["fwhm"])
     method = "clip" if reject == "auto" else reject
     data, weight, sums = np.empty(shape, "f4"), np.empty(shape, "f4"), np.zeros((3, count))
-    step = int(max(8, min(160, MEMORY / (count * shape[1] * 10) - 2 * merge.HALO)))
-    space = [np.empty((count, step + 2 * merge.HALO, shape[1]), kind) for kind in ("f4", "f4", "u1")]
+    step = int(max(8, min(160, MEMORY / (count * shape[1] * 10) - 2 * merge.halo(count))))
+    space = [np.empty((count, step + 2 * merge.halo(count), shape[1]), kind) for kind in ("f4", "f4", "u1")]
     for top in range(0, shape[0], step):
         bottom = min(top + step, shape[0])
         data[top:bottom], weight[top:bottom], more = _band(frames, facts, top, bottom, space, method, sigma)
@@ -129,11 +129,12 @@ def _excess(frame, noise):
 def _band(frames, facts, top, bottom, space, method, sigma):
     """Rows top … bottom of the stack: data, weight, and (3, frames): sums of weight, pixels and outliers.
 
-    `space` is what the frames' rows go into: three arrays (frames, rows and twice the HALO, columns).
+    `space` is what the frames' rows go into: three arrays (frames, rows and twice the halo, columns).
     """
     shape = frames[0][0][0].shape
-    first, last = max(top - merge.HALO, 0), min(bottom + merge.HALO, shape[0])
-    count, mesh = len(frames), (facts["mesh_y"], facts["mesh_x"], first, last, shape[1])
+    count, halo = len(frames), merge.halo(len(frames))
+    first, last = max(top - halo, 0), min(bottom + halo, shape[0])
+    mesh = facts["mesh_y"], facts["mesh_x"], first, last, shape[1]
     d, w, bits = (plane[:, :last - first] for plane in space)
     for k, frame in enumerate(frames):
         _scaled(frame, slice(first, last), facts, k, mesh, d[k], w[k], bits[k])
@@ -141,7 +142,7 @@ def _band(frames, facts, top, bottom, space, method, sigma):
     data, weight, sums = np.empty(d.shape[1:], "f4"), np.empty(d.shape[1:], "f4"), np.zeros((3, count))
     wide = max(64, TILE // (count * (last - first)))
     for left in range(0, shape[1], wide):
-        a, b = max(left - merge.HALO, 0), min(left + wide + merge.HALO, shape[1])
+        a, b = max(left - halo, 0), min(left + wide + halo, shape[1])
         inner = slice(left - a, left - a + min(wide, shape[1] - left))
         part = d[:, :, a:b], w[:, :, a:b], bits[:, :, a:b], None if rest is None else rest(a, b)
         value, total, more = _tile(*part, facts, method, sigma)

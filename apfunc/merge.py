@@ -17,10 +17,17 @@ import functools
 import numpy as np
 
 COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a pixel
-HALO = 7  # pixels round a tile that it needs
 ENOUGH, FEW = 25, 5  # of more frames the median is that of so many, evenly chosen, unless fewer than FEW have a value
 STRONG = 4  # times its limit is an outlier strong, which takes its neighbours with it
 LOW = 4  # of two or four values the lower middle one stands for the median: of two the larger is the suspect
+
+
+def halo(frames):
+    """Pixels round a tile that it needs: a neighbour's median within three, of two frames that of its own neighbours.
+
+    Few frames may be but two in some place.
+    """
+    return 7 if frames < 9 else 4
 
 
 def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", share=None):

@@ -64,7 +64,7 @@ def header(headers, facts, method):
     weight = facts["weight"] if facts["weight"].sum() > 0 else np.ones(len(headers))
     weight = weight / weight.sum()
     out = shared(headers)
-    mean = lambda *keys: _mean([hdr.number(h, *keys) for h in headers], weight)  # noqa: E731
+    mean = lambda *keys: _mean([hdr.number(h, *keys) for h in headers], weight)
 
     def put(key, value, comment, digits=7):
         if value is not None and np.isfinite(value):

@@ -342,8 +342,10 @@ def test_rows_from_files_give_the_same_as_arrays():
     assert one.tobytes() == two.tobytes() and a.tobytes() == b.tobytes() and first.tostring() == second.tostring()
 
 
-def test_arguments_are_left_alone_and_bands_do_not_matter(monkeypatch):
-    frames = [frame(k, fwhm=2.5 + k / 3) for k in range(5)]
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_arguments_are_left_alone_and_bands_do_not_matter(monkeypatch, count):
+    frames = [frame(k, fwhm=2.5 + k / 8) for k in range(count)]
+    frames[0][0][0][5::11, 7::13] += 900
     before = [(d.copy(), h.tostring(), w.copy(), m.copy()) for (d, h), w, m in frames]
     (one, header), a = stack(frames)
     for ((d, h), w, m), (d0, h0, w0, m0) in zip(frames, before):
