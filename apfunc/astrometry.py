@@ -143,13 +143,10 @@ def _best(f, field, solution, base, order):
 
 
 def _could_gain(f, i, ra, dec, solution, orders, base):
-    """Whether the highest order fits so much better than the lowest that it cannot be its number of coefficients
-    alone."""
-    misfits = [
-        _misfit(f, i, ra, dec,
-                _fitted(f, i, ra, dec, solution, n, base)[0]).sum() for n in (orders[0], orders[-1])
-    ]
-    return misfits[0] - misfits[1] > 6 + 2 * 2 * len(wcs.terms(orders[-1]))
+    """Whether the highest order fits so much better than the lowest that it is not just its number of coefficients."""
+    fits = [_fitted(f, i, ra, dec, solution, n, base)[0] for n in (orders[0], orders[-1])]
+    low, high = (_misfit(f, i, ra, dec, fitted).sum() for fitted in fits)
+    return low - high > 6 + 2 * 2 * len(wcs.terms(orders[-1]))
 
 
 def _misfit(f, i, ra, dec, solution):

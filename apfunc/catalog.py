@@ -183,9 +183,8 @@ def user(path, ra=None, dec=None, radius=None, epoch=None):
                 f"the catalogue {path} cannot be read ({str(error).splitlines()[0]}); give a FITS, ECSV or CSV table"
             ) from None
     names = {name.lower(): name for name in table.colnames}
-    column = {
-        key: next((table[names[a]] for a in aliases.split() if a in names), None) for key, aliases in ALIASES.items()
-    }
+    column = {key: next((table[names[a]] for a in aliases.split() if a in names), None)
+              for key, aliases in ALIASES.items()}
     if column["ra"] is None or column["dec"] is None:
         raise ValueError(
             f"the catalogue {path} has no columns ra and dec (it has {', '.join(table.colnames[:8])}); rename them")

@@ -84,20 +84,17 @@ def _tie_list(registered):
     sure = inside & (count >= 2) if len(registered) >= 3 and np.count_nonzero(inside & (count >= 2)) >= 8 else inside
     pick = np.flatnonzero(sure)
     pick = pick[pattern.spread(x[pick], y[pick], flux[pick], 300)]
-    solutions = [
-        register.moved(s, register.inverse(f["t"]), first["shape"])
-        for f, s in ((f, register.own_solution(f)) for f in registered) if s
-    ]
+    own = [(f, register.own_solution(f)) for f in registered]
     hints = [f["pointing"] for f in registered if f["pointing"]]
-    return {
-        "x": x[pick], "y": y[pick], "flux": flux[pick], "shape": first["shape"], "scale": first["scale"],
-        "pointing": first["pointing"] or (hints[0] if hints else None), "solutions": solutions,
-        "epoch": register.epoch(registered)
-    }
+    return {"x": x[pick], "y": y[pick], "flux": flux[pick], "shape": first["shape"], "scale": first["scale"],
+            "pointing": hints[0] if hints else None, "epoch": register.epoch(registered),
+            "solutions": [register.moved(s, register.inverse(f["t"]), first["shape"]) for f, s in own if s]}
 
 
 def _tie(stars, catalog, solver):
-    """The first tie that works: (solution of the first frame, its source, the catalogue for the final fit or None)."""
+    """The first tie that works: (solution of the first frame, its source, the catalogue for the final fit or None).
+
+    A header's WCS that a catalogue speaks against is the last resort."""
     catalogs = [c for c in (catalog if isinstance(catalog, (list, tuple)) else [catalog]) if c is not None and len(c)]
     for table in catalogs:
         if stars["pointing"] is None:
@@ -105,13 +102,14 @@ def _tie(stars, catalog, solver):
         solution = tie.from_catalog(stars, table)
         if solution is not None:
             return solution, table.meta.get("SOURCE", "catalogue"), table
-    solution = tie.from_headers(stars)
-    if solution is not None:
+    told = tie.from_headers(stars)
+    if told is not None:
         for table in catalogs:
-            shifted = tie.from_few(stars, table, solution)
+            shifted = tie.from_few(stars, table, told)
             if shifted is not None:
                 return shifted, f"header WCS + {table.meta.get('SOURCE', 'catalogue')}", table
-        return solution, "header WCS", None
+        if not any(tie.contradicted(stars, table, told) for table in catalogs):
+            return told, "header WCS", None
     for reach, stretch in ((3.0, 0.02), (5.0, 0.02), (60.0, 0.12)):
         for table in catalogs:
             found = pairs.from_pairs(stars, table, reach, stretch)
@@ -125,7 +123,7 @@ def _tie(stars, catalog, solver):
             if refined is not None:
                 return refined, f"{source} + {table.meta.get('SOURCE', 'catalogue')}", table
         return solution, source, None
-    return tie.relative(stars), "relative", None
+    return (tie.relative(stars), "relative", None) if told is None else (told, "header WCS, unconfirmed", None)
 
 
 def _middle(table, most=5.0):

@@ -14,10 +14,8 @@ SATURATED, EDGE, BLENDED, DIRTY, ODD = 1, 2, 4, 8, 16  # bits of a star's flags
 def frame_of(table):
     """A frame as a dict: good stars best first, and what its meta says.  The key depends on the content only."""
     meta = {str(k).upper(): v for k, v in table.meta.items()}
-    column = {
-        name: np.array(np.ma.filled(np.ma.asarray(table[name], float), np.nan))
-        for name in ("x", "y", "flux", "fluxerr", "fwhm", "snr", "flags") if name in table.colnames
-    }
+    column = {name: np.array(np.ma.filled(np.ma.asarray(table[name], float), np.nan))
+              for name in ("x", "y", "flux", "fluxerr", "fwhm", "snr", "flags") if name in table.colnames}
     x, y, flux = (column.get(name, np.zeros(0)) for name in ("x", "y", "flux"))
     flags = np.nan_to_num(column.get("flags", np.zeros(len(x)))).astype(int)
     snr = column.get("snr", flux / column["fluxerr"] if "fluxerr" in column else np.full(len(x), 20.0))
@@ -25,26 +23,22 @@ def frame_of(table):
     clean = good & ((flags & DIRTY) == 0)
     good = clean if clean.sum() >= 8 else good
     rank = np.flatnonzero(good)[np.lexsort((y[good], x[good], -flux[good]))]
-    x, y, flux, flags, snr = (x[rank], y[rank], flux[rank], flags[rank],
-                              np.clip(np.nan_to_num(snr[rank], nan=5.0), 1, None))
-    fwhm = (meta.get("FWHM")
-            if is_number(meta.get("FWHM")) else np.nanmedian(column["fwhm"]) if len(column.get("fwhm", ())) else 3.0)
-    fwhm = float(fwhm) if np.isfinite(fwhm) else 3.0
+    x, y, flux, flags = x[rank], y[rank], flux[rank], flags[rank]
+    snr = np.clip(np.nan_to_num(snr[rank], nan=5.0), 1, None)
+    wide = column.get("fwhm", np.zeros(0))
+    measured = np.median(wide[np.isfinite(wide)]) if np.isfinite(wide).any() else 3.0
+    fwhm = float(meta["FWHM"] if is_number(meta.get("FWHM")) else measured)
     sigma = (np.hypot(0.03, 0.6 * fwhm / snr) * np.where(flags & SATURATED, 5, 1)
              * np.where(flags & (BLENDED | DIRTY), 3, 1))
-    shape = [
-        int(meta[k]) if is_number(meta.get(k)) else int((c.max() if len(c) else 0) + 2)
-        for k, c in (("NAXIS2", y), ("NAXIS1", x))
-    ]
+    shape = tuple(int(meta[k] if is_number(meta.get(k)) else c.max(initial=0) + 2)
+                  for k, c in (("NAXIS2", y), ("NAXIS1", x)))
     exptime = float(meta["EXPTIME"]) if is_number(meta.get("EXPTIME")) and meta["EXPTIME"] > 0 else 1.0
     digest = hashlib.sha1(np.ascontiguousarray(np.stack([x, y, flux])).tobytes()).hexdigest()
     mjd = float(meta["MJD-MID"]) if is_number(meta.get("MJD-MID")) else 0.0
-    return {
-        "meta": meta, "x": x, "y": y, "flux": flux, "flags": flags, "snr": snr, "sigma": sigma, "shape": tuple(shape),
-        "exptime": exptime, "filter": str(meta.get("FILTER")
-                                          or "none").strip(), "key": (mjd, digest), "scale": pixel_scale(meta),
-        "pointing": pointing(meta), "score": float(np.count_nonzero(snr >= 10)) + 0.2 * min(len(x), 500) / (1 + fwhm)
-    }
+    return {"meta": meta, "x": x, "y": y, "flux": flux, "flags": flags, "snr": snr, "sigma": sigma, "shape": shape,
+            "exptime": exptime, "filter": str(meta.get("FILTER") or "none").strip(), "key": (mjd, digest),
+            "scale": pixel_scale(meta), "pointing": pointing(meta),
+            "score": float(np.count_nonzero(snr >= 10)) + 0.2 * min(len(x), 500) / (1 + fwhm)}
 
 
 def is_number(value):

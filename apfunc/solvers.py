@@ -133,11 +133,11 @@ def _engine():
     task = json.load(sys.stdin)
     low, high = task["limits"]
     with astrometry.Solver([pathlib.Path(p) for p in task["files"]]) as engine:
-        found = engine.solve(
-            stars=task["stars"], size_hint=astrometry.SizeHint(lower_arcsec_per_pixel=low, upper_arcsec_per_pixel=high),
-            position_hint=astrometry.PositionHint(*task["pointing"], 3.0) if task["pointing"] else None,
-            solution_parameters=astrometry.SolutionParameters(sip_order=0, tune_up_logodds_threshold=None,
-                                                              logodds_callback=lambda odds: astrometry.Action.STOP))
+        size = astrometry.SizeHint(lower_arcsec_per_pixel=low, upper_arcsec_per_pixel=high)
+        place = astrometry.PositionHint(*task["pointing"], 3.0) if task["pointing"] else None
+        how = astrometry.SolutionParameters(sip_order=0, tune_up_logodds_threshold=None,
+                                            logodds_callback=lambda odds: astrometry.Action.STOP)
+        found = engine.solve(stars=task["stars"], size_hint=size, position_hint=place, solution_parameters=how)
     json.dump({k: v[0] for k, v in found.best_match().wcs_fields.items()} if found.has_match() else None, sys.stdout)
 
 

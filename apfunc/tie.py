@@ -73,16 +73,12 @@ def _window(stars, catalog, place, scale, guesses, blind, scales=(0.9, 1.1), tri
                           least=4.5 + math.log10(trials), n=(25, 40))
     if found is None or len(found[1]) < 4:
         return None
-    t, i, j, score = found
+    t, i, j, _ = found
     crpix = centre(stars["shape"])
-    solution = {
-        "crval": tuple(float(c) for c in wcs.deproject(*(unit * np.array(pattern.apply(t, *crpix))), place)),
-        "crpix": crpix, "cd": t[:, :2] * unit, "a": None, "b": None
-    }
+    crval = tuple(float(c) for c in wcs.deproject(*(unit * np.array(pattern.apply(t, *crpix))), place))
     if len(i) >= 6:
-        solution = wcs.fit(one[0][i], one[1][i], catalog["ra"][even[j]], catalog["dec"][even[j]], crpix,
-                           start=solution["crval"])
-    return solution
+        return wcs.fit(one[0][i], one[1][i], catalog["ra"][even[j]], catalog["dec"][even[j]], crpix, start=crval)
+    return {"crval": crval, "crpix": crpix, "cd": t[:, :2] * unit, "a": None, "b": None}
 
 
 def from_headers(stars, tolerance=30.0):
@@ -95,9 +91,8 @@ def from_headers(stars, tolerance=30.0):
     if not solutions:
         return None
     rows, columns = stars["shape"]
-    x, y = (np.array([0, columns - 1, 0, columns - 1,
-                      centre(stars["shape"])[0]]), np.array([0, 0, rows - 1, rows - 1,
-                                                             centre(stars["shape"])[1]]))
+    middle_x, middle_y = centre(stars["shape"])
+    x, y = np.array([0, columns - 1, 0, columns - 1, middle_x]), np.array([0, 0, rows - 1, rows - 1, middle_y])
     origin = solutions[len(solutions) // 2]["crval"]
     places = np.array([np.stack(wcs.project(*wcs.sky(s, x, y), origin)) for s in solutions]) * 3600
     middle = np.nanmedian(places, axis=0)
@@ -113,13 +108,11 @@ def from_few(stars, catalog, solution, tolerance=20.0):
     """A header's solution shifted onto the few catalogue stars in the frame (1 to 5): shift that brings most of them
     within 2 arcsec of bright stars of the list; at most `tolerance` arcsec.  Returns the shifted solution, or None."""
     x, y = wcs.pixel(solution, catalog["ra"], catalog["dec"])
-    rows, columns = stars["shape"]
-    inside = np.flatnonzero((x > 0) & (y > 0) & (x < columns - 1) & (y < rows - 1))
-    scale = wcs.scale(solution)
-    bright = slice(0, max(10, 4 * len(inside)))
-    one = stars["x"][bright], stars["y"][bright]
+    inside, scale = _inside(x, y, stars["shape"]), wcs.scale(solution)
     if len(inside) < 1:
         return None
+    bright = np.argsort(-stars["flux"], kind="stable")[:max(10, 4 * len(inside))]
+    one = stars["x"][bright], stars["y"][bright]
     i, j, _ = pattern.pairs_within(x[inside], y[inside], *one, tolerance / scale)
     best = None
     for d_x, d_y in zip(one[0][j] - x[inside][i], one[1][j] - y[inside][i]):
@@ -134,11 +127,18 @@ def from_few(stars, catalog, solution, tolerance=20.0):
     return dict(solution, crval=(float(ra), float(dec)), crpix=centre(stars["shape"]))
 
 
+def contradicted(stars, catalog, solution):
+    """Whether a catalogue that `from_few` does not find under a header's solution has three stars and more there."""
+    return len(_inside(*wcs.pixel(solution, catalog["ra"], catalog["dec"]), stars["shape"])) >= 3
+
+
+def _inside(x, y, shape):
+    return np.flatnonzero((x > 0) & (y > 0) & (x < shape[1] - 1) & (y < shape[0] - 1))
+
+
 def relative(stars):
     """No tie: the pointing (or 0, 0) at the frame's centre, north up as in a mirror-free picture, the nominal scale
     (or 1)."""
     unit = (stars["scale"] or 1.0) / 3600
-    return {
-        "crval": stars["pointing"] or (0.0, 0.0), "crpix": centre(stars["shape"]), "cd": np.diag([-unit, unit]),
-        "a": None, "b": None
-    }
+    return {"crval": stars["pointing"] or (0.0, 0.0), "crpix": centre(stars["shape"]), "cd": np.diag([-unit, unit]),
+            "a": None, "b": None}

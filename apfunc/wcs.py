@@ -220,8 +220,8 @@ def from_header(header):
     crval, crpix = [[number(header, f"{k}{i}") for i in (1, 2)] for k in ("CRVAL", "CRPIX")]
     cd = np.array([[number(header, f"CD{i}_{j}") or 0 for j in (1, 2)] for i in (1, 2)])
     if not cd.any():
-        cdelt, rotation = ([number(header, "CDELT1"), number(header,
-                                                             "CDELT2")], np.radians(number(header, "CROTA2") or 0))
+        cdelt = [number(header, "CDELT1"), number(header, "CDELT2")]
+        rotation = np.radians(number(header, "CROTA2") or 0)
         turn = np.array([[np.cos(rotation), -np.sin(rotation)], [np.sin(rotation), np.cos(rotation)]])
         pc = [[number(header, f"PC{i}_{j}") for j in (1, 2)] for i in (1, 2)]
         if any(value is not None for row in pc for value in row):

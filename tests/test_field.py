@@ -193,6 +193,19 @@ def test_a_header_wcs_is_used_but_checked():
     assert found.meta["TIE"] == "test catalogue" and solved(made[0][0], found, made[0][1])[0] < 0.05
 
 
+def test_a_header_wcs_that_the_catalogue_contradicts_is_unconfirmed():
+    """Five catalogue stars are where the headers say the frame looks, and none of them shows."""
+    stars = sky(n=300, bright=0)
+    made = night(stars, filters=("r",))
+    for table, truth in made:
+        header = wcs.to_header(fits.Header(), dict(truth, a=None, b=None), SHAPE)
+        table.meta.update({k: header[k] for k in header if k not in ("A_ORDER", "B_ORDER")})
+    xi, eta = np.random.default_rng(6).uniform(-0.15, 0.15, (2, 5))
+    ra, dec = wcs.deproject(xi, eta, (100.0, 20.0))
+    known = Table({"ra": ra, "dec": dec, "mag": np.linspace(8, 9, 5)})
+    assert field([t for t, _ in made], known).meta["TIE"] == "header WCS, unconfirmed"
+
+
 def test_without_any_catalogue_frames_are_registered_to_each_other():
     stars = sky(n=500)
     made = night(stars)
