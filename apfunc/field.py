@@ -96,12 +96,23 @@ def _tie(stars, catalog, solver):
 
     A header's WCS that a catalogue speaks against is the last resort."""
     catalogs = [c for c in (catalog if isinstance(catalog, (list, tuple)) else [catalog]) if c is not None and len(c)]
-    for table in catalogs:
-        if stars["pointing"] is None:
-            stars = dict(stars, pointing=_middle(table))
-        solution = tie.from_catalog(stars, table)
-        if solution is not None:
-            return solution, table.meta.get("SOURCE", "catalogue"), table
+    if stars["pointing"] is None:
+        stars = dict(stars, pointing=next(filter(None, map(_middle, catalogs)), None))
+
+    def by_pairs(reach, stretch, least=4.5):
+        for table in catalogs:
+            found = pairs.from_pairs(stars, table, reach, stretch, least)
+            if found is not None:
+                return found[0], f"{table.meta.get('SOURCE', 'catalogue')}, {found[1]} stars only", table
+        return None
+
+    for windows in (1, 110):  # where the headers point; a few stars there, beyond doubt; farther
+        for table in catalogs:
+            solution = tie.from_catalog(stars, table, windows)
+            if solution is not None:
+                return solution, table.meta.get("SOURCE", "catalogue"), table
+        if windows == 1 and not stars["solutions"] and (found := by_pairs(3.0, 0.02, 9.0)):
+            return found
     told = tie.from_headers(stars)
     if told is not None:
         for table in catalogs:
@@ -111,10 +122,8 @@ def _tie(stars, catalog, solver):
         if not any(tie.contradicted(stars, table, told) for table in catalogs):
             return told, "header WCS", None
     for reach, stretch in ((3.0, 0.02), (5.0, 0.02), (60.0, 0.12)):
-        for table in catalogs:
-            found = pairs.from_pairs(stars, table, reach, stretch)
-            if found is not None:
-                return found[0], f"{table.meta.get('SOURCE', 'catalogue')}, {found[1]} stars only", table
+        if found := by_pairs(reach, stretch):
+            return found
     found = solver(stars) if solver is not None else None
     if found is not None:
         solution, source, table = found
@@ -123,7 +132,7 @@ def _tie(stars, catalog, solver):
             if refined is not None:
                 return refined, f"{source} + {table.meta.get('SOURCE', 'catalogue')}", table
         return solution, source, None
-    return (tie.relative(stars), "relative", None) if told is None else (told, "header WCS, unconfirmed", None)
+    return (tie.relative(stars), "relative", None) if told is None else (told, "header WCS only, unconfirmed", None)
 
 
 def _middle(table, most=5.0):

@@ -33,7 +33,7 @@ def from_catalog(stars, catalog, windows=110):
     known = stars["scale"] is not None
     guesses = [(stars["scale"], (0.87, 1.15))] if known else [(s, (0.66, 1.52)) for s in (1.0, 2.2, 0.45, 4.8)]
     for scale, range_ in guesses:
-        for k, place in enumerate(_places(stars, catalog, scale, windows if known else windows // 3)):
+        for k, place in enumerate(_places(stars, catalog, scale, windows if known else 1 + windows // 3)):
             found = _window(stars, catalog, place, scale, (), blind=True, scales=range_, trials=k + 1)
             if found is not None:
                 return found

@@ -203,7 +203,7 @@ def test_a_header_wcs_that_the_catalogue_contradicts_is_unconfirmed():
     xi, eta = np.random.default_rng(6).uniform(-0.15, 0.15, (2, 5))
     ra, dec = wcs.deproject(xi, eta, (100.0, 20.0))
     known = Table({"ra": ra, "dec": dec, "mag": np.linspace(8, 9, 5)})
-    assert field([t for t, _ in made], known).meta["TIE"] == "header WCS, unconfirmed"
+    assert field([t for t, _ in made], known).meta["TIE"] == "header WCS only, unconfirmed"
 
 
 def test_without_any_catalogue_frames_are_registered_to_each_other():
