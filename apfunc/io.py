@@ -70,7 +70,7 @@ def clean_header(hdu, source=None):
 
 
 def _native(data, dtype):
-    return data.reshape([n for n in data.shape if n > 1]).astype(dtype, copy=False)
+    return data.reshape([n for n in data.shape if n > 1]).astype(dtype)  # a copy: the file is closed
 
 
 def read(source):
@@ -86,7 +86,7 @@ def read(source):
 
 def read_all(source, planes=tuple(PLANES)):
     """``(image, planes)``: as `read`, and of the named planes those that are there, as a dict of 2-D arrays."""
-    with opened(source) as hdus:
+    with opened(source, memmap=str(source) != "-") as hdus:
         hdu = _image_hdu(hdus)
         try:
             data = _native(hdu.data, "f4")
