@@ -86,7 +86,7 @@ def read(source):
 
 def read_all(source, planes=tuple(PLANES)):
     """``(image, planes)``: as `read`, and of the named planes those that are there, as a dict of 2-D arrays."""
-    with opened(source, memmap=str(source) != "-") as hdus:
+    with opened(source, memmap=None) as hdus:  # mapped where the pixels need no scaling
         hdu = _image_hdu(hdus)
         try:
             data = _native(hdu.data, "f4")
