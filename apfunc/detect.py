@@ -59,52 +59,56 @@ def _noise(data, bad, box, step, lag=1):
 
 
 def seeing(flat, full, noise):
-    """FWHM [pixel] of the brightest stars of a sky-free frame of known noise; None when nothing stands out.
+    """FWHM [pixel] of the brightest stars of a sky-free frame of known noise; None when nothing looks like a star.
 
-    The frame is binned 2, 4, 8 and 16 times: the stars are measured at the binning where they stand out most.  They
-    are the narrowest kind of thing of which there are many, but wider than cosmic rays.  `full`: saturated pixels,
-    whose stars are not asked.
+    The frame is binned 2, 4, 8 and 16 times, and each time the 100 highest peaks that are no wider than a few pixels are
+    fitted at half that binning.  Stars have the form of the model and one width, which knots of a nebula, cosmic rays
+    and rings have not: the finest binning counts where at least half as many are alike as in the best one.  Where
+    nothing has the form (rings of stars far out of focus), that counts where most are alike.  `full`: saturated
+    pixels, whose stars are not asked.
     """
-    peaks, white, small, burnt = None, 0.0, flat, np.divmod(np.flatnonzero(full), full.shape[1])
+    found, formless, white, small, burnt = [], [], 0.0, flat, np.divmod(np.flatnonzero(full), full.shape[1])
     for binning in (2, 4, 8, 16):
         if min(flat.shape) // binning < 16:
             break
-        small = shrink(small, 2)
+        before, small = small, shrink(small, 2)
         blocked = np.zeros((small.shape[0] + 1, small.shape[1] + 1), bool)
         blocked[tuple(np.minimum(v // binning, n) for v, n in zip(burnt, small.shape))] = True
         filtered = background.separable(small, gaussian(2.0))
+        filtered -= background.separable(filtered, gaussian(6.0))  # nebulae are wide
         seen = max(background.level(filtered)[1], 1e-9)
         white = seen if binning == 2 else white / 2  # what white noise leaves; wide stars of a full field add to `seen`
-        spread = max(white, seen / 2)
-        if peaks is not None:  # do the stars of the finer frame stand out more in this one?
-            y, x, before = peaks
-            if np.median(around(filtered, y // 2, x // 2).max(1) / spread / before) < 1:
-                break
-        y, x = maxima(filtered, 8 * spread)
+        y, x = maxima(filtered, 8 * max(white, seen / 2))
         pixels = around(small, y, x)  # one pixel that holds it all is no star
-        star = pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)
-        star &= ~around(blocked, y, x).any(1)
-        y, x = y[star], x[star]
-        best = np.argsort(-filtered[y, x], kind="stable")[:100]
-        y, x = y[best], x[best]
-        if len(y):
-            peaks, fine = (y, x, filtered[y, x] / spread), binning // 2
-    if peaks is None:
-        return None
-    frame, offsets = shrink(flat, fine), psf.disc(8)
-    y, x = 2 * peaks[0], 2 * peaks[1]
+        star = (pixels[:, 4] < 0.8 * np.maximum(pixels.sum(1), 1e-9)) & ~around(blocked, y, x).any(1)
+        best = np.flatnonzero(star)[np.argsort(-filtered[y[star], x[star]], kind="stable")[:100]]
+        form, any_form = _alike(before, 2 * y[best], 2 * x[best], noise / (binning // 2))
+        found += [(len(form), binning // 2 * float(np.median(form)))] if len(form) else []
+        formless += [(len(any_form) / len(best), binning // 2 * float(np.median(any_form)))] if len(any_form) > 4 else []
+        if len(form) > 25:
+            break
+    most = max((count for count, _ in found), default=0)
+    return next((width for count, width in found if count >= most / 2), max(formless, default=(0, None))[1])
+
+
+def _alike(frame, y, x, noise):
+    """The largest group of like widths (within 25 %), sorted: of the peaks that have the form of stars, and of all."""
+    offsets = psf.disc(6)
     start = np.repeat(psf.star(3.0), len(y), 0)
     start[:, [psf.A, psf.X, psf.Y]] = np.stack([frame[y, x], x + 0.5, y + 0.5], 1)
-    p, errors, _ = psf.fit(stamps(frame, y, x, offsets), y, x, offsets, start, np.full(len(y), noise / fine),
-                           free=psf.SHAPE, passes=8)
+    p, errors, chi2 = psf.fit(stamps(frame, y, x, offsets), y, x, offsets, start, np.full(len(y), noise),
+                              free=psf.SHAPE, passes=8)
     width, ellipticity, _ = psf.shape(p)
-    good = (width > 0.5) & (width < 14) & (p[:, psf.A] > 5 * errors[:, psf.A]) & (ellipticity < 0.7)
-    widths = np.sort(width[good & (width > 1.25)] if (good & (width > 1.25)).any() else width[good])
-    if not len(widths):
-        return None
-    near = np.searchsorted(widths, 1.2 * widths, "right") - np.arange(len(widths))  # how many are as wide, within 20 %
-    first = np.flatnonzero(near >= min(max(3, 0.25 * len(widths)), near.max()))[0]
-    return float(fine * np.median(widths[first:first + near[first]]))
+    light = (psf.profiles(p, y, x, offsets) ** 2).sum(1) / noise**2
+    misfit = np.sqrt(np.maximum(chi2 - len(offsets[0]) + 7, 0) / np.maximum(light, 1e-9))
+    good = (width > 1.25) & (width < 7) & (ellipticity < 0.7) & (p[:, psf.A] > 8 * errors[:, psf.A])
+    good &= np.hypot(p[:, psf.X] - x - 0.5, p[:, psf.Y] - y - 0.5) < 3
+    groups = []
+    for some in (good & (misfit < 0.15), good):
+        widths = np.sort(width[some])
+        near = np.searchsorted(widths, 1.25 * widths, "right") - np.arange(len(widths))
+        groups.append(widths[near.argmax():][:near.max()] if len(widths) else widths)
+    return groups
 
 
 def peaks(flat, sky, width, sigma):

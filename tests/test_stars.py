@@ -278,6 +278,18 @@ def test_defocused_rings_are_one_star_each():
     assert np.std(table["x"][i] - x[j]) < 0.5 and np.std(table["y"][i] - y[j]) < 0.5
 
 
+def test_few_stars_among_brighter_knots_of_a_nebula_set_the_width():
+    shape, rng = (500, 500), np.random.default_rng(5)
+    x, y = places(12, shape, 60, seed=17, margin=30)
+    light = paint(shape, x, y, 6000.0, fwhm=3.2)
+    for width, height in zip(rng.uniform(12, 26, 60), rng.uniform(100, 600, 60)):
+        flux = height * np.pi * width**2 / 4 / np.log(2)
+        light += paint(shape, rng.uniform(20, 480, 1), rng.uniform(20, 480, 1), flux, width, None)
+    table = stars(frame(light))
+    assert table.meta["FWHM"] == pytest.approx(3.2, rel=0.1)
+    assert len(matched(table, x, y)[0]) >= 10
+
+
 def test_edges():
     x, y = np.array([2.0, 150.4, 297.6, 80.0, 297.0]), np.array([100.0, 1.6, 200.0, 297.5, 298.0])
     table = stars(frame(paint((300, 300), x, y, 30000.0)), fwhm=3.0)
