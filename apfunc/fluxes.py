@@ -16,12 +16,14 @@ def fluxes(registered, frames, n):
         for row, f in zip(rates, mine):
             clean = (f["flags"] & (SATURATED | DIRTY)) == 0
             row[f["star"][clean]] = f["flux"][clean] / f["exptime"]
-        ratio = np.ones(len(mine))
+        ratio, error = np.ones(len(mine)), np.zeros(len(mine))
         for r, row in enumerate(rates[1:], 1):
             both = np.isfinite(row) & np.isfinite(rates[0])
             brightest = np.flatnonzero(both)[np.argsort(-rates[0][both], kind="stable")][:100]
-            ratio[r] = np.median(row[brightest] / rates[0][brightest]) if len(brightest) else 1.0
-        rates *= (ratio.max() / ratio)[:, None]
+            each = row[brightest] / rates[0][brightest]
+            ratio[r], error[r] = (np.median(each), np.std(each) / len(each)**0.5) if len(each) > 2 else (1.0, np.inf)
+        best = np.argmax(ratio - 2 * error)  # of few faint stars the largest ratio would be one of chance
+        rates *= (ratio[best] / ratio)[:, None]
         some = np.isfinite(rates).any(axis=0)
         columns[name] = np.full(n, np.nan)
         columns[name][some] = np.nanmedian(rates[:, some], axis=0)
