@@ -23,7 +23,7 @@ def _many_files():
 
 def main():
     """The entry point: runs a command and ends cleanly on a broken pipe, Ctrl-C or a full disk."""
-    gc.set_threshold(50_000)  # imports make many objects and little garbage: a tenth of a process's start
+    gc.set_threshold(200_000)  # imports make many objects and little garbage: a tenth of a process's start
     for library in ("OMP", "OPENBLAS", "MKL"):  # one thread a process: more only fight each other under make -j
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     _many_files()

@@ -132,10 +132,10 @@ def background(mask, model, keep_level, **options):
 def resample(like, flat, mask, **options):
     """Resample onto the grid of --like; WEIGHT is the inverse variance [1/adu^2] of the sky there."""
     from apfunc import io
-    from apfunc.resample import resample
+    from apfunc.resample import light_of, resample
     if like is None:
         raise click.UsageError("give the grid: --like FILE (an image, or what `apfunc grid` makes)")
-    flat = flat and rows_of(expand([flat]))[0]
+    flat = light_of(flat and rows_of(expand([flat]))[0])
     with about(like):
         grid = io.any_header(like)
 

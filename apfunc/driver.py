@@ -200,5 +200,5 @@ def write_if_changed(target, image):
     import io as memory
     from apfunc import io
     stream = memory.BytesIO()
-    io._hdus(image, {}).writeto(stream)
+    io.pour(io.hdus_of(image), stream)
     io.write_text(target, stream.getvalue(), only_if_changed=True)

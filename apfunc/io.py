@@ -166,7 +166,8 @@ def _umask():
     return mask
 
 
-def _hdus(image, planes):
+def hdus_of(image, planes={}):
+    """The HDU list of an image and its planes."""
     from astropy.io import fits
     data, header = image
     hdus = [fits.PrimaryHDU(data, header)]
@@ -180,13 +181,24 @@ def write(target, image, planes=None):
 
     A path gets its content at once or not at all.  The same input gives the same bytes.
     """
-    hdus = _hdus(image, planes or {})
+    hdus = hdus_of(image, planes or {})
     if str(target) == "-":
-        stream = io.BytesIO()
-        hdus.writeto(stream)
-        return write_bytes(target, stream.getbuffer())
-    with replacing(target) as temporary:
-        hdus.writeto(temporary, overwrite=True)
+        pour(hdus, sys.stdout.buffer)
+        return sys.stdout.buffer.flush()
+    with replacing(target) as temporary, open(temporary, "wb") as out:
+        pour(hdus, out)
+
+
+def pour(hdus, out):
+    """The bytes of ``hdus.writeto(out)``; the pixels become big-endian in strips that fit the processor's cache."""
+    hdus.update_extend()
+    for hdu in hdus:
+        out.write(hdu.header.tostring().encode("ascii"))
+        if hdu.data is not None:
+            high = max(1, (1 << 19) // max(hdu.data[:1].nbytes, 1))
+            for top in range(0, len(hdu.data), high):
+                out.write(hdu.data[top:top + high].astype(hdu.data.dtype.newbyteorder(">")).tobytes())
+            out.write(bytes(-hdu.data.nbytes % 2880))
 
 
 def write_like(target, source, header):
@@ -199,7 +211,7 @@ def write_like(target, source, header):
         if str(target) == "-" or not plain or [h.name for h in planes] != [name for name in PLANES if name in hdus]:
             (data, _), found = read_all(source)
             return write(target, (data, header), found)
-        new = _hdus((unread(source)[0], header), {h.name: h.section[:1, :1] for h in planes})
+        new = hdus_of((unread(source)[0], header), {h.name: h.section[:1, :1] for h in planes})
         new.update_extend()
         head = new[0].header.tostring().encode("ascii")
         start = main.fileinfo()["datLoc"]

@@ -31,8 +31,8 @@ def resample(image, grid, mask=None, flat=None, kernel="auto", conserve="flux", 
     grid      header with a WCS and NAXIS1, NAXIS2: the output's (apfunc grid, or any solved image's with its size).
     mask      uint8 bits of apfunc.header, of the image's shape, or None.  Saturated and missing pixels are known from
               the data, trails from the header as well (TRAIL, TRAIL1 …, see apfunc.trails).
-    flat      the master flat the frame was divided by: less light, less weight.  An image, an array, or rows as
-              apfunc.io.read_rows gives them; averaged over CELL x CELL pixels.
+    flat      the master flat the frame was divided by: less light, less weight.  An image, an array, rows as
+              apfunc.io.read_rows gives them, or what `light_of` makes of one (for many frames with one flat).
     kernel    "spline" (cubic B-spline interpolation), "quintic" (B-spline of degree 5), "lanczos3", "bilinear",
               "nearest"; "auto": the cubic spline, but where stars are narrower (FWHM) than NARROW pixels and the frame
               is turned by more than TURNED degrees out of rows and columns, the quintic one.
@@ -53,12 +53,13 @@ def resample(image, grid, mask=None, flat=None, kernel="auto", conserve="flux", 
     FWHM, SKY, SKYNOISE and PIXSCALE (with "surface" EGAIN and MAGZP too) go with the pixel area.  Raises ValueError
     when a WCS is missing, the shapes differ, no pixel has a value, or the frame does not touch the grid.
     """
-    data, bits = _checked(image, mask, flat, kernel, conserve)
+    light = light_of(flat)
+    data, bits = _checked(image, mask, light, kernel, conserve)
     source, target, shape = solution_of(image[1]), solution_of(grid), shape_of(grid)
     kernel = _suited(image[1], source, target) if kernel == "auto" else kernel
     box = mapping.overlap(source, data.shape, target, shape)
     area = (wcs.scale(target) / wcs.scale(source)) ** 2
-    trust = _trust(image[1], data, bits, _light(flat), gain, readnoise, sky)
+    trust = _trust(image[1], data, bits, light, gain, readnoise, sky)
     if bits is not None and (bits & hdr.NODATA).any():
         data = interpolate.fill(data, (bits & hdr.NODATA) != 0)
 
@@ -152,14 +153,14 @@ def _inside(place, base, count):
     return moved, np.abs(moved - place) < 0.01, ends
 
 
-def _checked(image, mask, flat, kernel, conserve):
+def _checked(image, mask, light, kernel, conserve):
     """Data as float32, and mask bits, NODATA and SATURATED from the data themselves; None where there is none."""
     if kernel not in ("auto", *interpolate.KERNELS) or conserve not in ("flux", "surface"):
         raise ValueError(f"no kernel {kernel!r} or conserve {conserve!r}; choose auto, "
                          f"{', '.join(interpolate.KERNELS)}; flux, surface")
     data = np.asarray(image[0], "f4")
-    flat = flat[0] if isinstance(flat, tuple) else flat
-    if data.ndim != 2 or any(p is not None and tuple(p.shape) != data.shape for p in (mask, flat)):
+    shapes = data.shape if mask is None else np.shape(mask), data.shape if light is None else light[1]
+    if data.ndim != 2 or any(shape != data.shape for shape in shapes):
         raise ValueError("image, mask and flat are not 2-D arrays of one shape; give those that belong together")
     bits = np.zeros(data.shape, "u1") if mask is None else np.array(mask, "u1")
     low, high = data.min(initial=np.inf), data.max(initial=-np.inf)  # NaN when there is one
@@ -175,26 +176,29 @@ def _checked(image, mask, flat, kernel, conserve):
     return data, bits if bits.any() else None
 
 
-def _light(flat):
-    """The flat averaged over CELL x CELL pixels, what is not above zero as zero; None without one."""
-    if flat is None:
-        return None
+def light_of(flat):
+    """A flat (image, array or rows) averaged over CELL x CELL pixels, what is not above zero as zero: ``(mean, shape)``
+    with the shape of the flat.  None without one; what is such a pair already comes back as it is.
+    """
+    if flat is None or isinstance(flat, tuple) and isinstance(flat[1], tuple):
+        return flat
     flat = flat[0] if isinstance(flat, tuple) else flat
     edges, means = [np.arange(0, n, CELL) for n in flat.shape], []
     for top in range(0, flat.shape[0], 16 * CELL):
         part = np.fmax(np.asarray(flat[top:top + 16 * CELL], "f4"), np.float32(0))
         means.append(np.add.reduceat(np.add.reduceat(part, np.arange(0, len(part), CELL), axis=0), edges[1], axis=1))
     sizes = [np.minimum(e + CELL, n) - e for e, n in zip(edges, flat.shape)]
-    return np.concatenate(means) / np.multiply.outer(*sizes).astype("f4")
+    return np.concatenate(means) / np.multiply.outer(*sizes).astype("f4"), tuple(flat.shape)
 
 
 def _trust(header, data, bits, light, gain, readnoise, sky):
-    """Inverse variance [1/adu^2] of a sky pixel: a number, or with `light` (see `_light`) an array of its shape.
+    """Inverse variance [1/adu^2] of a sky pixel: a number, or with `light` (see `light_of`) an array of its means.
 
     1 / (photons / light + fixed / light^2) from sky, gain and read noise.  What is measured beyond these (dark current)
     is added to the fixed part; where gain or read noise are unknown the measured noise is all.
     """
     measured, noise = level(data, bits)
+    light = None if light is None else light[0]
     usual = 1.0 if light is None else float(np.median(light)) or 1.0
     try:
         gain, readnoise = hdr.gain(header, gain), hdr.readnoise(header, readnoise)

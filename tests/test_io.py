@@ -138,3 +138,12 @@ def test_write_like_gives_the_bytes_of_write(tmp_path):
     assert np.array_equal(io.read(tmp_path / "copied.fits")[0], data)
     shape_only, said = io.unread(tmp_path / "masked.fits")
     assert shape_only.shape == (3, 4) and said["OBJECT"] == "M1"
+
+
+def test_write_gives_the_bytes_of_astropy(tmp_path):
+    header = fits.Header({"OBJECT": "M1"})
+    for data, planes in ((RAMP.astype("f4"), {}), (RAMP.astype("f4"), {"MASK": RAMP.astype("u1"), "WEIGHT": RAMP.astype("f4")}),
+                         (RAMP.astype("u1"), {}), (None, {})):
+        io.write(tmp_path / "ours.fits", (data, header), planes)
+        io.hdus_of((data, header), planes).writeto(tmp_path / "astropys.fits", overwrite=True)
+        assert (tmp_path / "ours.fits").read_bytes() == (tmp_path / "astropys.fits").read_bytes()
