@@ -23,6 +23,7 @@ from apfunc.paths import about, expand, filled, pairs_of
 def plan(folders, night, cal, batch, output):
     """Read every header once; write the inventory frames.ecsv and make's prerequisites night.mk."""
     import json
+    from apfunc import batch as planned
     from apfunc import ingest
     for folder in (*folders, *cal):
         if not os.path.isdir(folder):
@@ -34,7 +35,7 @@ def plan(folders, night, cal, batch, output):
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(cache_file.read_text())
     if known.get("state") == state and (out / "night.mk").exists() and (out / "frames.ecsv").exists():
-        return make_again(out)
+        return planned.make_again(out)
     cache = known.get("records", {}) if known.get("state", [0, 0])[:2] == state[:2] else {}
     from apfunc import io
     from apfunc import plan as planning
@@ -45,49 +46,20 @@ def plan(folders, night, cal, batch, output):
     for frame in frames:
         if not os.path.lexists(link := out / "raw" / f"{frame['name']}.fits"):  # a colour of a one-shot-colour frame
             os.symlink(f"{Path(frame['name']).stem}.fits", link)
-    batches = rules.batches(frames, batch or 5)
+    batches = planned.batches(frames, batch or 5)
     members = batches | {name: group["frames"] for name, group in groups.items()}
     lists = {name: [f["name"] for f in some] for name, some in members.items()}
-    write_lists(out, lists | {"readnoise": sorted(groups)})
+    planned.write_lists(out, lists | {"readnoise": sorted(groups)})
     inventory(out / "frames.ecsv", frames)
     io.write_text(out / "night.mk", rules.night_mk(frames, groups, batches), only_if_changed=True)
     io.write_text(cache_file, json.dumps({"state": state, "records": cache}))
-    make_again(out)
+    planned.make_again(out)
     lights = [f for f in frames if f["used"] and f["kind"] == "light"]
     say(f"plan: {len(lights)} lights of {len({f['target'] for f in lights})} targets, {len(groups)} masters to make or use"
         + (f"; {ignored} files ignored (not FITS)" if ignored else ""))
     for frame in frames:
         if frame["kind"] in ("unreadable", "unknown"):
             complain(f"{frame['raw']}: {frame['reason']}")
-
-
-def write_lists(out, lists):
-    """Write who is in each batch and each master, where it has changed; what is of no batch any more goes, its stamps with it."""
-    from apfunc import io
-    (out / "lists").mkdir(exist_ok=True)
-    for path in (out / "lists").glob("*.txt"):
-        if path.stem not in lists:
-            for stamp in (path, *(out / "done" / f"{stage}-{path.stem}"
-                                  for stage in ("calibrate", "stars", "astrometry", "resample"))):
-                stamp.unlink(missing_ok=True)
-    for name, names in lists.items():
-        io.write_text(out / "lists" / f"{name}.txt", "".join(f"{n}\n" for n in names), only_if_changed=True)
-
-
-def make_again(out):
-    """What was deleted by hand is made again: make looks at the stamps in done/, so those of lost products must not stand."""
-    there = {f"{folder}/{name}" for folder in ("calibrated", "stars", "navigated", "resampled", "fields", "grids")
-             for name in (os.listdir(out / folder) if (out / folder).exists() else ())}
-    for line in (out / "night.mk").read_text().replace("$(OUT)/", "").splitlines():
-        products, _, needs = line.partition(": ")
-        if needs.startswith("done/") and (out / needs).exists() and not there.issuperset(products.split()):
-            os.utime(out / "lists" / f"{needs.partition('-')[2]}.txt")
-    for kind in ("field", "grid"):
-        for stamp in (out / "done").glob(f"{kind}-*"):
-            if f"{kind}s/{stamp.name.partition('-')[2]}.fits" not in there:
-                stamp.unlink()
-    if not (out / "quality.csv").exists() or not (out / "accepted").exists():
-        (out / "done" / "quality").unlink(missing_ok=True)
 
 
 INVENTORY = "name raw kind object target filter exptime temp binning camera night date_obs state used origin masters reason".split()

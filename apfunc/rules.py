@@ -6,24 +6,6 @@ NARROW = {"Ha": ("R", "r", "L", "I", "i", "z"), "NII": ("R", "r", "L"), "SII": (
           "OIII": ("G", "g", "V", "B", "L"), "Hb": ("B", "g", "G", "V", "L")}  # and the continua for it, best first
 
 
-def batches(frames, size=5):
-    """The lights of the night by batches of at most `size`, {name: frames}: those of a batch are of one target and filter and
-    share their masters, so that one process does them all."""
-    alike = {}
-    for frame in frames:
-        if frame["used"] and frame["kind"] in ("light", "unreadable"):
-            key = frame["target"], frame["filter"] or "none", frame["masters"], str(frame["camera"]), bool(frame["bayer"]), frame["kind"]
-            alike.setdefault(key, []).append(frame)
-    found = {}
-    for (target, filter, *_), some in sorted(alike.items()):
-        some.sort(key=lambda f: f["name"])
-        count, name = -(-len(some) // size), safe(f"{target}-{filter}")
-        before = sum(batch.rpartition("-")[0] == name for batch in found)
-        for k in range(count):
-            found[f"{name}-{before + k + 1}"] = some[k * len(some) // count:(k + 1) * len(some) // count]
-    return found
-
-
 def night_mk(frames, groups, batches):
     """The text of night.mk: ``target: prerequisites`` lines only; every name in it is safe for make."""
     lights = [f for f in frames if f["used"] and f["kind"] in ("light", "unreadable")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apfunc import ingest, plan, rules
+from apfunc import batch, ingest, plan, rules
 
 NIGHT = "2024-05-01"
 HOSTILE = ["$(shell touch x)", "a;touch x", "`touch x`", "a b", "x#y", "100%", "$x", "../../up", "-rf", "it's \"q\"", "a:b", "a|b", "a&b", "*", "~"]
@@ -180,7 +180,7 @@ def test_hostile_names_stay_harmless(tmp_path, text):
     calibration(tmp_path / "raw")
     frame(tmp_path / "raw", "n" + re.sub("/", "_", text) + ".fit", OBJECT=text, FILTER=text, INSTRUME="cam")
     frames, groups = planned(tmp_path / "raw", tmp_path / "out")
-    made = rules.night_mk(list(frames.values()), groups, rules.batches(list(frames.values())))
+    made = rules.night_mk(list(frames.values()), groups, batch.batches(list(frames.values())))
     for line in made.splitlines()[1:]:
         assert re.fullmatch(r"[A-Za-z0-9_.+/ -]*:[A-Za-z0-9_.+/ -]*", line.replace("$(OUT)", "")), line
     assert ".." not in made and all(os.path.dirname(os.path.join("raw", n)) == "raw" for n in frames)
