@@ -61,7 +61,7 @@ def _slope(flux, error, half):
     good = starflux.good_stars(flux, error, half, (8, 15, 15))
     if good.sum() < FEWEST:
         return (np.nan,) * 4
-    (fl, fc, fo), (el, ec, eo) = flux[:, good].astype("f8"), error[:, good].astype("f8")
+    (fl, fc, fo), (el, ec, _) = flux[:, good].astype("f8"), error[:, good].astype("f8")
     typical = np.median(fo / fc)
     c, ratio = fo / fc / typical - 1, fl / fc / np.median(fl / fc) - 1
     noise = np.hypot(np.hypot(el / fl, ec / fc) * (1 + ratio), 0.01)

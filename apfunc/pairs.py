@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from apfunc import pattern, wcs
+from apfunc import wcs
 
 TOLERANCE, SCATTER = 5.0, 0.5  # [pixel], [mag] of the zero point from star to star
 MISSED, STRANGE = 0.15, 0.03  # shares of stars that have no counterpart, and of those with a wrong brightness

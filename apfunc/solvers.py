@@ -6,7 +6,6 @@ time, and a failure of any kind is no error.  All get the star list, not the ima
 tie.py describes (x, y 0-based, best first; shape, scale, pointing) and gives (solution, source) or None.
 """
 
-import glob
 import os
 
 import numpy as np
