@@ -81,6 +81,7 @@ def continuum(line, cont, scale=None, stars=None, match=True):
 
 
 def same_grid(line, cont):
+    """Raise ValueError, with what differs, unless the two images have one size and one WCS and hold values."""
     (a, one), (b, two) = line, cont
     if np.shape(a) != np.shape(b):
         raise ValueError(

@@ -27,8 +27,8 @@ NIGHT = dict(size=400, lights=3, biases=4, darks=4, flats=3, filters=("R", "Ha")
 NAME = "raw-T05-user-NGC_6888-"
 
 
-def make(out, *words, raw=None, jobs=2, check=True):
-    command = ["make", "-C", TOP, f"-j{jobs}", "NIGHT=2024-05-01", f"RAW={raw or out.parent / 'raw'}", f"OUT={out}",
+def make(out, *words, night="NIGHT=2024-05-01", raw=None, jobs=2, check=True):
+    command = ["make", "-C", TOP, f"-j{jobs}", night, f"RAW={raw or out.parent / 'raw'}", f"OUT={out}",
                f"APFUNC={sys.executable} -m apfunc", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(TOP), "MAKEFLAGS": ""})
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -197,6 +197,15 @@ def test_jobs_and_kills_do_not_change_a_byte(first, tmp_path):
         process.wait()
     make(out, raw=first.parent / "raw", jobs=8)
     assert content(out) == content(first)
+
+
+def test_several_nights_make_one_stack(first, tmp_path):
+    write_night(tmp_path / "second", **NIGHT | {"date": "2024-05-02", "lights": 1, "filters": ("R",), "clouded": 0, "trails": 0})
+    make(tmp_path / "out", "coadd", night="NIGHTS=2024-05-01 2024-05-02", raw=f"{first.parent / 'raw'} {tmp_path / 'second'}")
+    header = fits.getheader(tmp_path / "out/coadd/NGC_6888-R.fits")
+    one = fits.getheader(first / "coadd/NGC_6888-R.fits")
+    assert header["NCOMBINE"] == one["NCOMBINE"] + 1 and header["MJD-OBS"] > one["MJD-OBS"]
+    assert len(list((tmp_path / "out/masters").glob("flat-R-*"))) == 2
 
 
 def test_hopeless_frames_get_a_verdict_and_the_night_goes_on(first, tmp_path):
