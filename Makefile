@@ -106,8 +106,9 @@ $(OUT)/night.mk: FORCE | $(filter .venv/%,$(APFUNC))
 # The prerequisites that are masters of a kind, as an option: $(call use,dark) is --dark OUT/masters/dark-….fits
 use = $(addprefix --$(1) ,$(filter $(OUT)/masters/$(1)-%,$^))
 raw = $(filter $(OUT)/raw/%,$^)
-# … and those in a folder, as a list in a file, for a line of commands has its limits: $(call all,stars)
-all = $(file >$(OUT)/lists/$(@F).in,$(filter-out %.stars.fits,$(filter $(OUT)/$(1)/%,$^)))@$(OUT)/lists/$(@F).in
+# … and those in a folder, as the lines of a file, for a command's line has its limits: $(call all,stars)
+all = $(file >$(list))$(foreach f,$(filter-out %.stars.fits,$(filter $(OUT)/$(1)/%,$^)),$(file >>$(list),$(f)))@$(list)
+list = $(OUT)/lists/$(@F).in
 
 $(OUT)/masters/%.fits: $(call flags,combine)
 	$(DO) combine $(raw) --kind $(firstword $(subst -, ,$(@F))) $(call use,bias) $(call use,dark) $(combine_FLAGS) -o $@

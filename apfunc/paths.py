@@ -21,7 +21,7 @@ def expand(images):
     """The paths that IMAGES name: globs and @FILE expanded; standard input when there are none.  A star table beside its image
     (NAME.stars.fits, which navigated/*.fits fits too) is passed over."""
     found = []
-    for image in listed(images) or ["-"]:
+    for image in listed(images) if images else ["-"]:
         matches = sorted(glob(image, recursive=True)) if any(c in image for c in "*?[") and not os.path.exists(image) else [image]
         if not matches:
             raise click.UsageError(f"no file matches {image}")
@@ -38,12 +38,12 @@ def expand(images):
 
 
 def listed(images):
-    """The words of IMAGES, @FILE replaced by the words in that file: a command's line has its limits."""
+    """The words of IMAGES, @FILE replaced by the lines of that file (none is no image): a command's line has its limits."""
     out = []
     for image in images:
         if image.startswith("@") and os.path.exists(image[1:]):
             with open(image[1:]) as stream:
-                out += stream.read().split()
+                out += stream.read().splitlines()
         else:
             out.append(image)
     return out
@@ -97,8 +97,8 @@ def pairs_of(images, output, update=False, shared="", beside=None):
     if not update:
         return pairs
     others = max(map(upto, shared.split()), default=0)
-    return [(s, t) for s, t in pairs if s == "-" or upto(t) < max(upto(s), others, upto(filled(beside, s)) if beside
-                                                                  else 0)]
+    needs = {s: max(upto(s), others, upto(filled(beside, s)) if beside else 0) for s in sources}
+    return [(s, t) for s, t in pairs if s == "-" or upto(t) < needs[s]]
 
 
 def upto(path):

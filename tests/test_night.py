@@ -208,6 +208,15 @@ def test_several_nights_make_one_stack(first, tmp_path):
     assert len(list((tmp_path / "out/masters").glob("flat-R-*"))) == 2
 
 
+def test_lights_alone_make_a_night(first, tmp_path):
+    (tmp_path / "raw").mkdir()
+    for path in (first.parent / "raw").glob(f"{NAME}*-R-*"):
+        (tmp_path / "raw" / path.name).symlink_to(path)
+    make(tmp_path / "out", raw=tmp_path / "raw")
+    assert fits.getheader(tmp_path / "out/coadd/NGC_6888-R.fits")["NCOMBINE"] >= 2
+    assert "no bias found" in (tmp_path / "out/frames.ecsv").read_text()
+
+
 def test_hopeless_frames_get_a_verdict_and_the_night_goes_on(first, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     shutil.copytree(first.parent / "raw", raw)
