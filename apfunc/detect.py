@@ -235,36 +235,46 @@ def quantile(values, share):
 
 def stamps(data, y, x, offsets):
     """The pixels at `offsets` (dy, dx) of each (y, x), (n, pixels) float32; NaN outside the frame."""
-    dy, dx = offsets
+    (dy, dx), (rows, columns) = offsets, data.shape
     half = max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0))
-    side = 2 * half + 1
-    rim = (y < half) | (y >= data.shape[0] - half) | (x < half) | (x >= data.shape[1] - half)
-    if len(dy) < side**2 / 2 or rim.any() or not len(y):
-        at, outside = _addresses(data.shape, y, x, offsets)
+    side, rim = 2 * half + 1, _rim(data.shape, y, x, half)
+    if len(dy) < side**2 / 2 or side > min(rows, columns) or not len(y):
+        at, outside = _addresses(data.shape, y, x, offsets, rim)
         out = data.reshape(-1)[at].astype("f4", copy=False)
-        if outside is not None:
-            out[outside] = np.nan
-        return out
-    squares = np.lib.stride_tricks.sliding_window_view(data, (side, side))[y - half, x - half]  # whole rows of pixels
-    return squares.reshape(len(y), side**2)[:, (dy + half) * side + dx + half].astype("f4", copy=False)
+    else:  # whole rows of pixels
+        squares = np.lib.stride_tricks.sliding_window_view(data, (side, side))
+        squares = squares[np.clip(y - half, 0, rows - side), np.clip(x - half, 0, columns - side)]
+        out = squares.reshape(len(y), side**2).take((dy + half) * side + dx + half, 1).astype("f4", copy=False)
+        at, outside = _addresses(data.shape, y[rim], x[rim], offsets, slice(None))
+        out[rim] = data.reshape(-1)[at]
+    out[rim] = np.where(outside, np.nan, out[rim])
+    return out
 
 
 def paint(data, model, y, x, offsets):
     """Add, in place, `model` (n, pixels) at the `offsets` of each (y, x) to `data`."""
-    at, outside = _addresses(data.shape, y, x, offsets)
-    np.add.at(data.reshape(-1), at.reshape(-1), (model if outside is None else np.where(outside, 0, model)).reshape(-1))
+    rim = _rim(data.shape, y, x, np.abs(offsets).max(initial=0))
+    at, outside = _addresses(data.shape, y, x, offsets, rim)
+    if len(rim):
+        model = model.copy()
+        model[rim] = np.where(outside, 0, model[rim])
+    np.add.at(data.reshape(-1), at.reshape(-1), model.reshape(-1))
 
 
-def _addresses(shape, y, x, offsets):
+def _rim(shape, y, x, reach):
+    """Which of the pixels (y, x) lie so near the rim of a frame that what is within `reach` may be outside."""
+    return np.flatnonzero((y < reach) | (y >= shape[0] - reach) | (x < reach) | (x >= shape[1] - reach))
+
+
+def _addresses(shape, y, x, offsets, rim):
+    """Flat addresses (n, pixels) of the `offsets` of each (y, x), and which are outside, of the rows `rim` only; those
+    have the address 0."""
     dy, dx = offsets
-    reach = np.abs(dy).max()
     at = (y * shape[1] + x)[:, None] + (dy * shape[1] + dx)
-    rim = (y < reach) | (y >= shape[0] - reach) | (x < reach) | (x >= shape[1] - reach)
-    if not rim.any():
-        return at, None
-    rows, columns = y[:, None] + dy, x[:, None] + dx
+    rows, columns = y[rim, None] + dy, x[rim, None] + dx
     outside = (rows < 0) | (rows >= shape[0]) | (columns < 0) | (columns >= shape[1])
-    return np.where(outside, 0, at), outside
+    at[rim] = np.where(outside, 0, at[rim])
+    return at, outside
 
 
 def at_pixels(by, values, bx, y, x):
