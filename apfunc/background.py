@@ -14,6 +14,7 @@ from apfunc import header as hdr
 
 CLIP = 3.0  # clipping limit of a box, in its own standard deviations
 FULL = 0.3  # a box with a smaller share of good pixels takes its value from its neighbours
+MANY = 1 << 17  # pixels whose statistics are done at a time, so that they stay in the cache
 MODES = ("mesh", "polynomial")
 
 
@@ -97,13 +98,18 @@ def mesh(data, bad=None, box=64, step=1, most=None, fill=True):
     high, wide = min(max(1, round(box / step)), len(rows)), min(box, data.shape[1])
     y, x = starts(len(rows), high, most), starts(data.shape[1], wide, most)
     sky, rms = np.empty((2, len(y), len(x)), "f4")
-    for i, top in enumerate(y):
-        part = rows[top:top + high].astype("f4")
-        part[~np.isfinite(part)] = np.nan
-        if bad is not None:
-            part[bad[::step][top:top + high]] = np.nan
-        part = np.lib.stride_tricks.sliding_window_view(part, wide, axis=1)[:, x]
-        sky[i], rms[i] = clipped(part.transpose(1, 0, 2).reshape(len(x), -1), FULL)
+    group = max(1, MANY // (len(x) * high * wide))  # rows of boxes done at a time
+    for i in range(0, len(y), group):
+        boxes = np.empty((len(y[i:i + group]), len(x), high, wide), "f4")
+        for out, top in zip(boxes, y[i:i + group]):
+            part = np.lib.stride_tricks.sliding_window_view(rows[top:top + high], wide, axis=1)[:, x]
+            np.copyto(out, part.transpose(1, 0, 2))
+            if bad is not None:
+                part = np.lib.stride_tricks.sliding_window_view(bad[::step][top:top + high], wide, axis=1)[:, x]
+                out[part.transpose(1, 0, 2)] = np.nan
+        boxes[~np.isfinite(boxes)] = np.nan
+        found = clipped(boxes.reshape(-1, high * wide), FULL)
+        sky[i:i + group], rms[i:i + group] = (v.reshape(-1, len(x)) for v in found)
     if fill:
         sky, rms = filled(sky), filled(rms)
     return step * (y + (high - 1) / 2), x + (wide - 1) / 2, sky, rms

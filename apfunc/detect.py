@@ -9,6 +9,7 @@ from apfunc import background, psf
 
 
 TEXTURE = 0.8  # share of the scatter round a peak that counts as its noise, where it is more than that of the sky
+STRIP = 1 << 16  # pixels looked at at a time, so that they stay in the cache
 
 
 def flatten(data, bad, box=64):
@@ -29,7 +30,7 @@ def flatten(data, bad, box=64):
     for i in range(0, len(data), 64):  # data - By @ mesh @ Bx.T, in strips that stay in the cache
         near = np.abs(by[i:i + 64]).max(0) > 1e-7  # a spline feels its near knots only
         np.subtract(data[i:i + 64], by[i:i + 64, near] @ across[near] + np.float32(middle), out=flat[i:i + 64])
-    y, x = np.nonzero(bad) if holes else ((), ())
+    y, x = np.divmod(np.flatnonzero(bad), data.shape[1]) if holes else ((), ())
     for i in range(0, len(y), 65536):
         at, near = slice(i, i + 65536), psf.disc(2)
         good = stamps(bad, y[at], x[at], near) == 0
@@ -144,10 +145,10 @@ def ring(width):
 
 def excess(rest, sky, width, strips=4, high=96):
     """By how much the noise that a filter of FWHM `width` leaves exceeds that of independent pixels (>= 1), from some
-    strips of a frame whose stars are gone: more than 1 where pixels were interpolated, bands run, faint stars crowd."""
+    strips of a finite frame whose stars are gone: more than 1 where pixels were interpolated, bands run, faint stars crowd."""
     kernel, found = gaussian(width), []
     for top in background.starts(len(rest), min(high, len(rest)), strips):
-        filtered = background.separable(np.nan_to_num(rest[top:top + high]), kernel)
+        filtered = background.separable(rest[top:top + high], kernel)
         found.append(background.level(filtered[len(kernel):-len(kernel), len(kernel):-len(kernel)])[1])
     left = 2 * (kernel**2).sum() - kernel[0] ** 2
     return max(1.0, float(np.nanmedian(found)) / (left * float(np.median(sky[3])))) if np.isfinite(found).any() else 1.0
@@ -210,10 +211,16 @@ def shrink(data, factor):
 
 def maxima(data, limit):
     """Pixels (y, x) above `limit` that none of their eight neighbours exceeds; not on the rim."""
-    wide, flat = data.shape[1], data.reshape(-1)
-    middle = flat[wide + 1:-wide - 1]
-    high = (middle > limit) & (middle > flat[wide:-wide - 2]) & (middle >= flat[wide + 2:-wide])
-    at = np.flatnonzero(high) + wide + 1
+    wide, flat, found = data.shape[1], data.reshape(-1), []
+    for i in range(wide + 1, flat.size - wide - 1, STRIP):
+        k = slice(i, min(i + STRIP, flat.size - wide - 1))
+        middle = flat[k]
+        high = middle > limit
+        if high.any():
+            high &= middle > flat[k.start - 1:k.stop - 1]
+            high &= middle >= flat[k.start + 1:k.stop + 1]
+            found.append(np.flatnonzero(high) + i)
+    at = np.concatenate(found or [np.zeros(0, int)])
     at = at[(at % wide > 0) & (at % wide < wide - 1)]
     for move in (-wide, -wide - 1, -wide + 1):
         at = at[(flat[at] > flat[at + move]) & (flat[at] >= flat[at - move])]

@@ -8,9 +8,11 @@ the pixels of all lines of a strip of 2h rows from those of its two halves,
 so that a trail far below the noise of a pixel is seen.  Each is then followed on the unbinned frame.
 """
 
+import functools
+
 import numpy as np
 
-from apfunc import background, detect
+from apfunc import background, clip, detect
 from apfunc import header as hdr
 
 CELLS = 512  # the frame is binned so that neither side has more
@@ -28,8 +30,8 @@ def find(flat, noise, sigma=8.0, most=5):
     if min(flat.shape) // factor < 64:
         return []
     cells = detect.shrink(flat, factor)
-    cells = cells - np.median(cells, 1)[:, None]
-    cells = cells - np.median(cells, 0)
+    cells = cells - clip.middle_of_rows(cells)[:, None]
+    cells = cells - clip.middle_of_rows(cells.T)
     spread = background.level(cells)[1]
     if not spread > 0:
         return []
@@ -80,15 +82,18 @@ def radon(cells):
     """Sums (n, columns + n) of an image along all lines that move s = 0 … n-1 columns to the right over its n rows
     (its rows, filled up to a power of two); [s, x] is the line from column x - n in the first row."""
     n = 1 << (len(cells) - 1).bit_length()
-    sums = np.zeros((n, 1, cells.shape[1] + n), "f4")
-    sums[:len(cells), 0, n:] = cells
+    wide = cells.shape[1] + n
+    sums = np.zeros((n, 1, wide + 1), "f4")  # to the right of what counts zeros, as many as lines move at the next step
+    sums[:len(cells), 0, n:wide] = cells
     while len(sums) > 1:
         upper, lower = sums[::2], sums[1::2]
-        sums = np.repeat(upper, 2, axis=1)
-        for s in range(sums.shape[1]):
-            move = (s + 1) // 2
-            sums[:, s, :sums.shape[2] - move] += lower[:, s // 2, move:]
-    return sums[0]
+        parts, moves, (far, step, one) = len(upper), upper.shape[1], lower.strides
+        sums = np.empty((parts, 2 * moves, wide + 2 * moves), "f4")
+        sums[:, :, wide:] = 0
+        for odd in (0, 1):  # the lower half of the lines s = 2t + odd, moved by t + odd
+            moved = np.lib.stride_tricks.as_strided(lower[:, :, odd:], (parts, moves, wide), (far, step + one, one))
+            np.add(upper[:, :, :wide], moved, out=sums[:, odd::2, :wide])
+    return sums[0, :, :wide]
 
 
 def _strongest(cells, sigma):
@@ -97,11 +102,8 @@ def _strongest(cells, sigma):
     for turned in (False, True):
         view = cells.T if turned else cells
         rows, columns = view.shape
-        n = 1 << (rows - 1).bit_length()
-        start, s = np.arange(-n, columns, dtype="f4"), np.arange(n, dtype="f4")[:, None] + np.float32(1e-6)
-        enter, leave = np.maximum(-start / s, 0), np.minimum((columns - start) / s, np.float32(1))
-        count = (np.minimum(leave, np.float32((rows - 1) / (n - 1))) - enter) * (n - 1) + 1
-        scale = np.where(count > min(cells.shape) / 3, 1 / np.sqrt(np.maximum(count, 1)), 0)
+        scale = _scale(rows, columns)
+        n = len(scale)
         for mirrored in (False, True):
             score = radon(view[:, ::-1] if mirrored else view)
             score *= scale
@@ -113,6 +115,16 @@ def _strongest(cells, sigma):
                 a, b = (columns - 1 - a, columns - 1 - b) if mirrored else (a, b)
                 best = score[i, j], ((0, a, rows - 1, b) if turned else (a, 0, b, rows - 1))
     return best[1]
+
+
+@functools.lru_cache(maxsize=2)  # frames are mostly of one size
+def _scale(rows, columns):
+    """What brings the sums of `radon` to unit noise, 1 / sqrt(cells on the line); zero for lines that are too short."""
+    n = 1 << (rows - 1).bit_length()
+    start, s = np.arange(-n, columns, dtype="f4"), np.arange(n, dtype="f4")[:, None] + np.float32(1e-6)
+    enter, leave = np.maximum(-start / s, 0), np.minimum((columns - start) / s, np.float32(1))
+    count = (np.minimum(leave, np.float32((rows - 1) / (n - 1))) - enter) * (n - 1) + 1
+    return np.where(count > min(rows, columns) / 3, 1 / np.sqrt(np.maximum(count, 1)), 0)
 
 
 def _followed(flat, noise, line, sigma, factor):
@@ -164,7 +176,7 @@ def _parts(flat, noise, line, length, across, count):
     y = np.rint(line[1] + along * uy - across * ux).astype(int)
     inside = (x >= 0) & (x < flat.shape[1]) & (y >= 0) & (y < flat.shape[0])
     strip = np.where(inside, flat[np.clip(y, 0, flat.shape[0] - 1), np.clip(x, 0, flat.shape[1] - 1)], 0)
-    parts = np.stack([np.median(part, 0) for part in np.array_split(np.maximum(strip, -5 * noise), count)])
+    parts = np.stack([clip.middle_of_rows(part.T) for part in np.array_split(np.maximum(strip, -5 * noise), count)])
     return parts - np.median(parts[:, np.abs(across) > REACH // 2], 1)[:, None]
 
 
