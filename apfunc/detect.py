@@ -3,6 +3,8 @@
 Everything here is shared arithmetic of `apfunc.stars`: plain NumPy on whole frames in strips, no loop over pixels.
 """
 
+import functools
+
 import numpy as np
 
 from apfunc import background, psf
@@ -204,8 +206,9 @@ def shrink(data, factor):
     out = np.empty((ny, nx), "f4")
     for i in range(0, ny, 32):  # strips that stay in the cache
         part = data[i * factor:min(i + 32, ny) * factor, :nx * factor]
-        rows = sum(part[j::factor].astype("f4", copy=False) for j in range(factor))
-        np.divide(sum(rows[:, j::factor] for j in range(factor)), np.float32(factor**2), out=out[i:i + 32])
+        rows = functools.reduce(np.add, (part[j::factor].astype("f4", copy=False) for j in range(factor)))
+        columns = functools.reduce(np.add, (rows[:, j::factor] for j in range(factor)))
+        np.divide(columns, np.float32(factor**2), out=out[i:i + 32])
     return out
 
 

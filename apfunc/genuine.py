@@ -83,12 +83,14 @@ def _seen(flat, light, p, y, x, offsets, core, noise, gain, width):
     measured = starfit.fluxes(p, unit, rest, shine, noise, gain)
     model, good, distance = unit * p[:, A, None].astype("f4"), np.isfinite(rest), np.hypot(*offsets)
     others = np.where(good, shine - model, 0)
-    share = (others * model).sum(1) / np.maximum((model**2).sum(1), 1e-12)
-    peak = np.where(good, rest + shine, -np.inf)[:, distance <= 1.5].max(1)
-    touched = ~good[:, distance <= 1.5 * width].all(1)
-    rest, shine = rest[:, :core], shine[:, :core]
-    weight = 1 / (noise[:, None] ** 2 + (np.maximum(shine, 0) / gain if gain else 0))
-    chi2 = np.where(good[:, :core], weight * (rest - p[:, SKY, None]) ** 2, 0).sum(1)
+    share = np.vecdot(others, model) / np.maximum(np.vecdot(model, model), 1e-12)
+    peak, near = np.count_nonzero(distance <= 1.5), np.count_nonzero(distance <= 1.5 * width)
+    peak = np.where(good[:, :peak], rest[:, :peak] + shine[:, :peak], -np.inf).max(1)
+    rest, shine, good, touched = rest[:, :core], shine[:, :core], good[:, :core], ~good[:, :near].all(1)
+    variance = np.maximum(shine, 0)
+    variance *= np.float32(1 / gain if gain else 0)
+    variance += (noise**2).astype("f4")[:, None]
+    chi2 = np.where(good, (rest - p[:, SKY, None].astype("f4")) ** 2 / variance, 0).sum(1)
     return *measured, rest + model[:, :core], others[:, :core], share, peak, chi2, touched
 
 

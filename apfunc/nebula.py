@@ -25,13 +25,14 @@ def find(flat, light, y, x, flux, full, noise, width):
         np.copyto(rest, 0, where=rest != rest)
         parts.append(detect.shrink(rest, step))
     cells = background.separable(np.concatenate(parts), kernel)
-    stars, burnt = np.zeros((2, *cells.shape), "f4")
+    stars, reach = np.zeros(cells.shape, "f4"), len(kernel) - 1
     np.add.at(stars, _inside(y // step, x // step, cells.shape), np.maximum(flux, 0) / step**2)
-    burnt[_inside(*(v // step for v in np.divmod(np.flatnonzero(full), full.shape[1])), cells.shape)] = 1
     expected = (2 * (kernel**2).sum() - kernel[0] ** 2) * noise / step, 0.1 * background.separable(stars, kernel)
     power = background.separable(cells**2, kernel) / (expected[0] ** 2 + expected[1] ** 2)
     cells *= np.maximum(1 - CLEAR / np.maximum(power, 1e-6), 0)
-    cells[background.separable(burnt, kernel) > 0] = 0
+    burnt = _inside(*(v // step for v in np.divmod(np.flatnonzero(full), full.shape[1])), cells.shape)
+    for row, column in set(zip(*(v.tolist() for v in burnt))):
+        cells[max(row - reach, 0):row + reach + 1, max(column - reach, 0):column + reach + 1] = 0
     cells -= np.clip(cells, -0.05 * noise, 0.05 * noise)  # what no star feels
     return (cells, step) if np.count_nonzero(power > 8) > 1e-3 * cells.size else None
 
@@ -47,7 +48,10 @@ def remove(flat, cells, step):
         if len(seen):
             columns = slice(max(seen[0] - 1, 0) * step, (seen[-1] + 2) * step)
             k, share = left[columns], right[columns]
-            wide = some[:, k] * (1 - share) + some[:, np.minimum(k + 1, cells.shape[1] - 1)] * share
+            wide, right_of = some.take(k, 1), some.take(np.minimum(k + 1, cells.shape[1] - 1), 1)
+            wide *= 1 - share
+            right_of *= share
+            wide += right_of
             mix, row = np.zeros((len(part), len(some)), "f4"), np.arange(len(part))
             np.add.at(mix, (row, above[rows] - first), 1 - part)
             np.add.at(mix, (row, np.minimum(above[rows] - first + 1, len(some) - 1)), part)

@@ -121,9 +121,10 @@ def _normal(data, weight, powers, p, free):
     All derivatives by place and form are steep = I / (1 + kq) times a polynomial in the pixel's offset, so that what is
     summed over the pixels are moments, one matrix product for all stars; the polynomials' coefficients do the rest.
     """
-    model, q, base, log = _model(p, powers)
+    model, base, log = _model(p, powers)
     a, x, y, xx, xy, yy, sky, slope = p.T
-    k, steep = 2**slope - 1, model / base
+    k, steep, rest = 2**slope - 1, model / base, data - model
+    rest -= sky.astype("f4")[:, None]
     forms = [[-2 * (xx * x + xy * y), 2 * xx, 2 * xy], [-2 * (xy * x + yy * y), 2 * xy, 2 * yy]]
     if XX in free:
         zero, one = 0 * x, 0 * x + 1
@@ -131,46 +132,47 @@ def _normal(data, weight, powers, p, free):
             [-x * x, 2 * x, zero, -one, zero, zero], [-2 * x * y, 2 * y, 2 * x, zero, -2 * one, zero],
             [-y * y, zero, 2 * y, zero, zero, -one]]
     forms = np.array(forms) * (k / slope)
-    size, squares = forms.shape[1], powers[:15 if XX in free else 6].T
-    rest, normal, gradient = data - model, np.empty((len(free), len(free), len(p))), np.empty((len(free), len(p)))
-    rest -= sky.astype("f4")[:, None]
+    size, normal, gradient = forms.shape[1], np.empty((len(free), len(free), len(p))), np.empty((len(free), len(p)))
     heavy, places = weight * steep, [free.index(v) for v in (X, Y, XX, XY, YY) if v in free]
+    squares, some = powers[:15 if XX in free else 6].T, powers[:size].T
     moments = ((heavy * steep) @ squares).T.astype("f8")[PRODUCT[:size, :size]]
     normal[np.ix_(places, places)] = np.einsum("ibn,jbn->ijn", np.einsum("ian,abn->ibn", forms, moments), forms)
-    gradient[places] = (forms * ((heavy * rest) @ squares[:, :size]).T).sum(1)
-    plain = {A: weight * model, SKY: weight}  # the derivatives by A (times A), sky and 1/beta, weighted
-    by = {A: model}
+    gradient[places] = (forms * ((heavy * rest) @ some).T).sum(1)
+    by = {A: model, SKY: powers[0]}  # the derivatives by A (times A), sky and 1/beta
     if SLOPE in free:
         by[SLOPE] = model * (slope**-2).astype("f4")[:, None] * log
-        by[SLOPE] -= steep * q * (0.6931472 * (1 + k) / slope).astype("f4")[:, None]
-        plain[SLOPE] = weight * by[SLOPE]
-    for name, e in plain.items():
-        i = free.index(name)
-        normal[i, places] = normal[places, i] = (forms * ((e * steep) @ squares[:, :size]).T).sum(1)
-        gradient[i] = np.einsum("np,np->n", e, rest)
-        for other in plain:
-            normal[i, free.index(other)] = e.sum(1) if other == SKY else np.einsum("np,np->n", e, by[other])
+        by[SLOPE] -= (model - steep) * (0.6931472 * (1 + k) / slope / k).astype("f4")[:, None]  # steep k q
+    pull = weight * rest
+    for name, one in by.items():
+        i, lean = free.index(name), heavy if name == SKY else heavy * one
+        normal[i, places] = normal[places, i] = (forms * (lean @ some).T).sum(1)
+        gradient[i] = np.vecdot(pull, one)
+        lean = weight if name == SKY else weight * one
+        for other in by:
+            normal[i, free.index(other)] = np.vecdot(lean, by[other])
     a, i = np.where(np.abs(a) < 1e-6, 1e-6, a), free.index(A)
     gradient[i] /= a
     normal[i] /= a
     normal[:, i] /= a
-    return np.einsum("np,np->n", weight * rest, rest), normal, gradient
+    return np.vecdot(pull, rest), normal, gradient
 
 
 def _model(p, powers):
-    """Profiles without sky (n, pixels) float32, and q, 1 + kq and its logarithm; p's places are in pixels from where
-    the offsets of `powers` (see `_powers`) are counted."""
+    """Profiles without sky (n, pixels) float32, 1 + kq and its logarithm; p's places are in pixels from where the
+    offsets of `powers` (see `_powers`) are counted."""
     a, x, y, xx, xy, yy, _, slope = p.T
-    gx, gy = xx * x + xy * y, xy * x + yy * y
-    q = np.stack([gx * x + gy * y, -2 * gx, -2 * gy, xx, 2 * xy, yy], 1).astype("f4") @ powers[:6]
-    np.maximum(q, 0, out=q)
-    base = q * (2**slope - 1).astype("f4")[:, None]
-    base += 1
+    gx, gy, k = xx * x + xy * y, xy * x + yy * y, 2**slope - 1
+    q = np.stack([gx * x + gy * y, -2 * gx, -2 * gy, xx, 2 * xy, yy], 1) * k[:, None]
+    q[:, 0] += 1
+    base = q.astype("f4") @ powers[:6]
+    np.maximum(base, 1, out=base)
+    if len(slope) and (slope == slope[0]).all():
+        slope = slope[:1]  # one number is taken faster than one for each row
     log = np.log(base)
     model = log * (-1 / slope).astype("f4")[:, None]
     np.exp(model, out=model)
     model *= a.astype("f4")[:, None]
-    return model, q, base, log
+    return model, base, log
 
 
 def _powers(offsets, most=15):

@@ -117,16 +117,18 @@ def fluxes(p, unit, rest, light, noise, gain):
     photons make noise; each (n, pixels).
     """
     good = np.isfinite(rest)
+    share, rest = good.astype("f4"), np.where(good, rest, 0)
     count = np.maximum(good.sum(1), 1)
-    mean = np.where(good, unit, 0).sum(1) / count
-    lean = np.where(good, unit - mean[:, None], 0)
-    c = lean / np.maximum((lean**2).sum(1), 1e-12)[:, None]
-    rest = np.where(good, rest, 0)
-    more = (c * rest).sum(1).astype("f8")
+    mean = np.vecdot(unit, share) / count
+    lean = unit - mean.astype("f4")[:, None]
+    lean *= share
+    power = np.maximum(np.vecdot(lean, lean), 1e-12)
+    more = (np.vecdot(lean, rest) / power).astype("f8")
     sky = rest.sum(1) / count - more * mean
-    empty = noise * np.sqrt((c**2).sum(1))
-    photons = np.where(good, np.maximum(light, 0), 0) / np.float32(gain) if gain else 0
-    error = np.sqrt(empty**2 + (c**2 * photons).sum(1))
+    empty = noise / np.sqrt(power)
+    lean *= lean
+    photons = np.vecdot(lean, np.fmax(light, 0)) / gain if gain else 0
+    error = np.sqrt(empty**2 + photons / power**2)
     height, area = p[:, A] + more, psf.total(p) / p[:, A]
     return height * area, error * area, height / np.maximum(empty, 1e-12), height, sky
 
