@@ -9,11 +9,12 @@ which has the least noise that the accepted frames allow.
 
 import numpy as np
 
-from apfunc import common, merge, stacked
+from apfunc import common, merge, seeing, stacked
 from apfunc import header as hdr
 
 MEMORY = 240e6  # [byte] of the frames' rows that are held at once
 TILE = 400000  # values of all frames in a tile: few enough for the processor's cache
+UNEVEN = 1.15  # ratio of the widest stars to the sharpest from which on a star must not lack a frame in some pixels
 HARM = hdr.BAD | hdr.COSMIC | hdr.TRAIL | hdr.NODATA
 METHODS = ("auto", "clip", "winsor", "minmax", "median", "none")
 
@@ -27,17 +28,19 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
     masks    list of rows of uint8 bits, or None.
     reject   "clip": values farther than `sigma` times their noise from the median are left out; "winsor": moved to that
              limit; "minmax": without the smallest and the largest; "median"; "none"; "auto": clip.  Of two frames the
-             larger value goes when they differ too much.  The noise is that of sky and star by the gain, and where the
-             picture is steep, near stars, as much more as the frames' seeing differs: no star core is clipped.  What
-             is coherent (trails) is found in 3 x 3 pixels, down to two sigma, and goes with its rim.
+             larger value goes when they differ too much; of one nothing can be said.  The noise is that of sky and star
+             by the gain, and near stars as much more as the frames' seeing differs: no star is clipped, neither core
+             nor wing.  What is coherent (trails) is found in 3 x 3 pixels, down to two sigma, and goes with its rim.
     scale    "auto": the headers' FLXSCALE when all have it and the common stars agree to 5 %, else the stars, else
              the exposures; or one of "header", "stars", "exposure", "none".
     sky      degree of the polynomial that makes the frames' skies alike (0: an offset); None: sky left as it is.
     factors  further weight of each frame; seeing: power of (best FWHM / FWHM) that multiplies the weights.
 
     data     float32 [adu of the most transparent frame at the reference exposure], sky removed; NaN where no frame has
-             data.  Bad, cosmic and trail pixels count only where no other frame has data.  A saturated pixel is a
-             lower limit: others replace it where they are above; where all are saturated data is at least SATURATE.
+             data.  Bad, cosmic and trail pixels count only where no other frame has data; but on a star (3 sigma) of
+             frames whose seeing differs mended ones count in full, for without them it has another form in each
+             pixel.  A saturated pixel is a lower limit: others replace it where they are above; where all are
+             saturated data is at least SATURATE.
     weight   float32 [1/adu^2]; 0 where NaN, where all are saturated, and where nothing is trusted.
     header   see apfunc.stacked.header.
 
@@ -52,8 +55,9 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
     facts["share"] = _shares(factors, seeing, facts["fwhm"])
     method = "clip" if reject == "auto" else reject
     data, weight, sums = np.empty(shape, "f4"), np.empty(shape, "f4"), np.zeros((3, count))
-    step = int(max(8, min(160, MEMORY / (count * shape[1] * 10) - 2 * merge.halo(count))))
-    space = [np.empty((count, step + 2 * merge.halo(count), shape[1]), kind) for kind in ("f4", "f4", "u1")]
+    halo = merge.halo(count, facts["wing"])
+    step = int(max(8, min(160, MEMORY / (count * shape[1] * 10) - 2 * halo)))
+    space = [np.empty((count, step + 2 * halo, shape[1]), kind) for kind in ("f4", "f4", "u1")]
     for top in range(0, shape[0], step):
         bottom = min(top + step, shape[0])
         data[top:bottom], weight[top:bottom], more = _band(frames, facts, top, bottom, space, method, sigma)
@@ -68,14 +72,14 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
 def measure(frames, scale="auto", order=1):
     """What the bands need to know of the frames ((rows, header), weight, mask): a dict of arrays (frames, …).
 
-    scale, its source and reference exposure; photon, excess and slack (see apfunc.merge); fwhm [pixel]; level and noise
-    in the stack's units; surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y, mesh_x;
-    saturate: of the stack.  Measured on strips of a large frame, on all of it where these have too few common stars.
+    scale, its source and reference exposure; photon, excess, slack and wing (see apfunc.merge); fwhm [pixel]; level
+    and noise in the stack's units; surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y,
+    mesh_x; saturate: of the stack.  Measured on strips of a large frame, on all of it where these have too few common stars.
     """
     headers = [header for (_, header), _, _ in frames]
     for at in common.stripes(frames[0][0][0].shape[0]):
         try:
-            surveys, flux, error, cores = _stars(frames, at)
+            surveys, flux, error, cores, rings = _stars(frames, at)
         except ValueError:  # a panel of a mosaic may lie between the strips
             if len(at) == frames[0][0][0].shape[0]:
                 raise
@@ -91,21 +95,26 @@ def measure(frames, scale="auto", order=1):
     cores, noise = cores * factor[:, None, None, None].astype("f4"), noise * factor
     meshes, mesh_y, mesh_x = np.stack([s["sky"] for s in surveys]), surveys[0]["y"], surveys[0]["x"]
     surface, rest = common.skies(meshes * factor[:, None, None], mesh_y, mesh_x, order)
+    fwhm = np.array([common.fwhm(c, n) for c, n in zip(cores, noise)])
+    slack, wing = seeing.tolerances(cores, rings * factor[:, None, None].astype("f4"), noise, fwhm)
     saturate = [hdr.number(h, "SATURATE") for h in headers]
     saturate = None if None in saturate else float((np.array(saturate) * factor - surface[:, 0, 0]).min())
     return {"scale": factor, "source": source, "reference": reference, "photon": factor / gain, "noise": noise,
             "excess": np.array([_excess(frame, n / s) for frame, n, s in zip(frames, noise, factor)]),
             "surface": surface, "level": surface[:, 0, 0], "saturate": saturate,
             "rest": common.calm(rest, noise), "mesh_y": mesh_y, "mesh_x": mesh_x,
-            "slack": merge.slacks(cores, noise), "fwhm": np.array([common.fwhm(c, n) for c, n in zip(cores, noise)])}
+            "slack": slack, "wing": wing, "fwhm": fwhm}
 
 
 def _stars(frames, at):
-    """What the rows `at` of the frames say: surveys, and fluxes, errors and cores of the stars (frames, stars, …)."""
+    """What the rows `at` of the frames say: surveys, and stars: fluxes, errors, cores, rings (frames, stars, …)."""
     surveys = [common.survey(*_sample(frame, at), at) for frame in frames]
     stars = common.choose(surveys, common.RADIUS)
-    found = [common.apertures(*_sample(frame, at), stars, s["noise"], common.RADIUS)
-             for frame, s in zip(frames, surveys)]
+    found = []
+    for frame, survey in zip(frames, surveys):
+        sample = _sample(frame, at)
+        found.append((*common.apertures(*sample, stars, survey["noise"], common.RADIUS),
+                      common.rings(*sample, stars, survey["level"], at)))
     return surveys, *(np.stack(part) for part in zip(*found))
 
 
@@ -132,7 +141,7 @@ def _band(frames, facts, top, bottom, space, method, sigma):
     `space` is what the frames' rows go into: three arrays (frames, rows and twice the halo, columns).
     """
     shape = frames[0][0][0].shape
-    count, halo = len(frames), merge.halo(len(frames))
+    count, halo = len(frames), merge.halo(len(frames), facts["wing"])
     first, last = max(top - halo, 0), min(bottom + halo, shape[0])
     mesh = facts["mesh_y"], facts["mesh_x"], first, last, shape[1]
     d, w, bits = (plane[:, :last - first] for plane in space)
@@ -172,6 +181,9 @@ def _scaled(frame, rows, facts, k, mesh, d, w, bits):
     if kinds & HARM & ~hdr.NODATA:
         y, x = np.divmod(np.flatnonzero((bits & np.uint8(HARM & ~hdr.NODATA)) != 0), d.shape[1])
         w[y, x] *= -1
+        if facts["fwhm"].max() > UNEVEN * facts["fwhm"].min():
+            star = (d[y, x] > 3 * facts["noise"][k]) & (bits[y, x] & np.uint8(hdr.TRAIL | hdr.NODATA) == 0)
+            w[y[star], x[star]] = 1 / facts["noise"][k] ** 2
 
 
 def _tile(d, w, bits, rest, facts, method, sigma):
@@ -188,7 +200,7 @@ def _tile(d, w, bits, rest, facts, method, sigma):
     if len(use):
         value, total, sums[2, use] = merge.merge(
             d[part], trusted[part], good[part], None if rest is None else rest[part],
-            *(facts[key][part] for key in ("photon", "excess", "slack")), sigma, method,
+            *(facts[key][..., part] for key in ("photon", "excess", "slack", "wing")), sigma, method,
             None if share is None else share[part])
     else:
         value, total = np.full(w[0].shape, np.nan, "f4"), np.zeros(w[0].shape, "f4")

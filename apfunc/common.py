@@ -16,6 +16,7 @@ BOX, BOXES = 32, 16  # [pixel] boxes in which the sky is measured, and how many 
 CANDIDATES, STARS = 1000, 150  # brightest peaks of a frame that are looked at, stars that are measured
 RADIUS, HALF = 8, 13  # [pixel] of the aperture of a star, and of the square in which star and sky are measured
 CORE = 7  # [pixel] half width of the cut-outs in which frames of different seeing are compared
+PROFILED, PROFILE = 60, 20  # brightest stars whose wings are measured, and how far [pixel]
 STRIPES, STRIPE = 8, 64  # strips of rows, and their height [pixel], that are looked at first: a sixth of a large frame
 SHARED = 25  # stars of a frame that others have too: with fewer the whole of the frames is looked at
 
@@ -120,6 +121,24 @@ def apertures(data, bits, stars, noise, radius):
         error = noise * np.sqrt(inside.sum() * (1 + inside.sum() / ring.sum()))
     core = window[:, half - CORE : half + CORE + 1, half - CORE : half + CORE + 1] - sky[:, None, None]
     return np.where(flux > 5 * error, flux, np.nan), np.full(len(flux), error), core.astype("f4")
+
+
+def rings(data, bits, stars, level, at=None):
+    """Mean brightness above the level of the first PROFILED stars at 0, 1, … PROFILE pixels from each: float32
+    (n, PROFILE + 1); NaN where nothing is known.  `at`: the rows of the frame that data holds, or None for all."""
+    at, offsets = np.arange(len(data)) if at is None else at, np.arange(-PROFILE, PROFILE + 1)
+    y, x = stars[:PROFILED, 0, None] + offsets, stars[:PROFILED, 1, None] + offsets
+    ny, nx = np.clip(y, 0, len(data) - 1), np.clip(x, 0, data.shape[1] - 1)
+    known = (at[ny] - at[stars[:PROFILED, 0, None]] == offsets)[:, :, None] & (nx == x)[:, None]
+    window = data[ny[:, :, None], nx[:, None]] - np.float32(level)
+    known &= np.isfinite(window)
+    if bits is not None:
+        known &= bits[ny[:, :, None], nx[:, None]] == 0
+    distance = np.round(np.hypot(offsets[:, None], offsets)).ravel()
+    member = (distance[:, None] == np.arange(PROFILE + 1)).astype("f4")
+    total, count = (v.reshape(len(window), member.shape[0]) @ member
+                    for v in (np.where(known, window, np.float32(0)), known.astype("f4")))
+    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan))
 
 
 def scales(flux, error):

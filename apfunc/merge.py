@@ -2,14 +2,18 @@
 
 A value d_k is an outlier when, with m the median of the frames,
 
-    |d_k - m| > sigma * noise_k + slack_k * steepness_2(m)       or, for the means over 3 x 3 pixels,
-    |<d_k - m>| > sigma * COHERENT * noise_k + slack_k * steepness_3(m)        (its neighbours with it)
+    |d_k - m| > sigma * noise_k + slack_k * steepness_2(m) + wing_k * steepness_15(m)       or, means over 3 x 3 pixels,
+    |<d_k - m>| > sigma * COHERENT * noise_k + slack_k * steepness_3(m) + wing_k * steepness_15(m)
 
-with noise_k^2 = excess_k / w_k + photon_k * m.  A strong outlier takes its neighbours with it too, for it has dark lobes
-where the frame was interpolated; where of two frames each is an outlier, the larger stays.  Steepness_r is the range of
-m within r pixels (a square), less what noise makes of it; `slack` is measured from the frames' own stars (see `slacks`),
-so that neither seeing nor a shift of a tenth of a pixel makes an outlier of a star: where one frame's wing is wide and
-faint the star's core is near.  Only what exceeds the least noise of a tile is looked at in such detail.
+(then with its neighbours), with noise_k^2 = excess_k / w_k + photon_k * m.  A strong outlier takes its neighbours with
+it too, for it has dark lobes where the frame was interpolated.  Steepness_r is the range within r pixels (a square) of
+m's means over 3 x 3 pixels, less what noise makes of it; `slack` and `wing` are measured from the frames' own stars
+(see apfunc.seeing), so that neither seeing nor a shift of a tenth of a pixel makes an outlier of a star: where one
+frame's wing is wide and faint the star's core is near.  (DrizzlePac's driz_cr has a constant times the derivative.)
+
+Two frames are compared with each other: m is the `innocent` of them, noise_k the mean of both.
+
+Only what exceeds the least noise of a tile is looked at in such detail.
 """
 
 import functools
@@ -19,23 +23,27 @@ import numpy as np
 COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a pixel
 ENOUGH, FEW = 25, 5  # of more frames the median is that of so many, evenly chosen, unless fewer than FEW have a value
 STRONG = 4  # times its limit is an outlier strong, which takes its neighbours with it
-LOW = 4  # of two or four values the lower middle one stands for the median: of two the larger is the suspect
+LOBE, NEAR = 0.35, 3  # at most: depth of the dark lobes beside a cosmic ray in its height, how far off they are [pixel]
+WING = 16  # [pixel] from how far off, nearly, a star's light tells how bright its wing may be (3 k + 1)
+LOW = 4  # of two or four values the lower middle one stands for the median
 
 
-def halo(frames):
-    """Pixels round a tile that it needs: a neighbour's median within three, of two frames that of its own neighbours.
+def halo(frames, wing):
+    """Pixels round a tile that it needs: for a neighbour's limits, and of two frames twice, with their `innocent`.
 
     Few frames may be but two in some place.
     """
-    return 7 if frames < 9 else 4
+    reach = (WING if np.any(wing) else 4) + 1
+    return 2 * (reach + NEAR) if frames < 9 else reach
 
 
-def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", share=None):
+def merge(d, w, good, rest, photon, excess, slack, wing, sigma=4.0, method="clip", share=None):
     """Weighted mean and weight of a tile: float32 arrays (rows, columns), and the number of outliers (frames,).
 
     d       (frames, rows, columns) float32, finite; w: inverse variances, 0 where not good; good: boolean.
     rest    like d, or None: known difference of each frame's sky, left out of account in the comparison with others.
-    photon  (frames,) variance per unit of signal; excess, slack (frames,): see above; share: further weights.
+    photon  (frames,) variance per unit of signal; excess (frames,): see above; share: further weights.
+    slack, wing  (2, frames): of stars against the median, and where but two frames are good.
     """
     lost = np.zeros(len(d), int)
     if method == "none" or len(d) == 1:
@@ -53,49 +61,51 @@ def merge(d, w, good, rest, photon, excess, slack, sigma=4.0, method="clip", sha
         return np.where(some, middle, np.float32(np.nan)), w.sum(0), lost
     if method == "winsor":
         y, x = np.indices(middle.shape).reshape(2, -1)
-        noise, steep, _ = tolerances(middle, w, photon, excess, y, x)
-        limit = (np.float32(sigma) * noise + column(slack, 2) * steep).reshape(d.shape)
+        limit = limits(middle, good.sum(0) == 2, w, photon, excess, slack, wing, sigma, y, x)[0].reshape(d.shape)
         off = np.where(good, compared - middle, np.float32(0))
         return *mean(d + (np.clip(off, -limit, limit) - off), w, share), lost
-    facts = photon, excess, slack, sigma
-    if len(d) == 2:  # a strong outlier of one must be gone before its dark lobes make outliers of the other
-        strong = outliers(compared, middle, w, good, *facts, strong=True)
-        left = good & ~strong
-        middle = centre(compared, left)
-        out = strong | outliers(compared, middle, np.where(left, w, np.float32(0)), left, *facts)
+    facts = photon, excess, slack, wing, sigma
+    if len(d) == 2:  # what is strong of one must be gone before the fainter of the other can be seen beside it
+        two = good.all(0)
+        strong = outliers(compared, innocent(compared, good), two, w, good, *facts, strong=True)
+        left, middle = good & ~strong, innocent(compared, good, strong)
+        out = outliers(compared, middle, two, np.where(left, w, np.float32(0)), left, *facts)
+        out = strong | out & ~strong[::-1]
     else:
-        out = outliers(compared, middle, w, good, *facts)
+        middle, two = pairs(middle, compared, good)
+        out = outliers(compared, middle, two, w, good, *facts)
     value, weight = mean(d, w, share)
     y, x = np.divmod(np.flatnonzero(out.any(0)), d.shape[2])
     if len(y):
-        value[y, x], weight[y, x] = without(d[:, y, x], w[:, y, x], out[:, y, x], good[:, y, x], middle[y, x], share)
-    return value, weight, np.array([np.count_nonzero(flags) for flags in out])
+        some = (part[:, y, x] for part in (d, w, out, good))
+        value[y, x], weight[y, x], out = without(*some, middle[y, x], share)
+        lost = np.count_nonzero(out, axis=1)
+    return value, weight, lost
 
 
-def outliers(d, middle, w, good, photon, excess, slack, sigma, strong=False):
-    """Boolean (frames, rows, columns): the outliers of d from the median; `strong`: only the strong ones."""
-    off = np.zeros((len(d), middle.shape[0] + 2, middle.shape[1] + 2), "f4")  # with a rim of zeros
-    inner, coherent = off[:, 1:-1, 1:-1], 9 * COHERENT * sigma
+def outliers(d, middle, two, w, good, photon, excess, slack, wing, sigma, strong=False):
+    """Boolean (frames, rows, columns): the outliers of d from the median; `strong`: only the strong ones; `two`: see
+    `limits`."""
+    padded = np.zeros((len(d), middle.shape[0] + 2, middle.shape[1] + 2), "f4")  # with a rim of zeros
+    inner, least_times, coherent = padded[:, 1:-1, 1:-1], STRONG if strong else 1, 9 * COHERENT * sigma
     np.subtract(d, middle, out=inner)
     if not good.all():
         np.copyto(inner, 0, where=~good)
-    sums = None if strong else box(off)
+    sums = None if strong else box(padded)
     doubtful = np.zeros(middle.shape, bool)
     for k in range(len(d)):
         least = np.sqrt(excess[k] / max(w[k].max(), np.float32(1e-30)))
-        doubtful |= np.abs(inner[k]) > np.float32((STRONG if strong else 1) * sigma * least)
+        doubtful |= np.abs(inner[k]) > np.float32(least_times * sigma * least)
         if not strong:
             doubtful |= np.abs(sums[k]) > np.float32(coherent * least)
     y, x = np.divmod(np.flatnonzero(doubtful), middle.shape[1])
-    noise, steep, slope = tolerances(middle, w, photon, excess, y, x)
-    times = np.abs(inner[:, y, x]) / (np.float32(sigma) * noise + column(slack, 2) * steep)
-    wide = times > STRONG  # and with them those along which the means differ, with their neighbours
-    if not strong:
-        wide |= np.abs(sums[:, y, x]) > np.float32(coherent) * noise + column(slack, 2) * (9 * slope)
-    out = np.zeros(off.shape, bool)
-    k, at = np.nonzero(times > (STRONG if strong else 1))
+    limit, mean_limit = limits(middle, two, w, photon, excess, slack, wing, sigma, y, x)
+    times = np.abs(inner[:, y, x]) / limit
+    with_rim = times > STRONG if strong else (times > STRONG) | (np.abs(sums[:, y, x]) > 9 * mean_limit)
+    out = np.zeros(padded.shape, bool)
+    k, at = np.nonzero(times > least_times)
     out[k, 1 + y[at], 1 + x[at]] = True
-    k, at = np.nonzero(wide)
+    k, at = np.nonzero(with_rim)
     for dy in (0, 1, 2):
         for dx in (0, 1, 2):
             out[k, y[at] + dy, x[at] + dx] = True
@@ -103,34 +113,49 @@ def outliers(d, middle, w, good, photon, excess, slack, sigma, strong=False):
 
 
 def without(d, w, out, good, middle, share):
-    """Mean and weight of pixels (frames, n) without the outliers; of two frames that both are some the larger stays.
+    """Mean and weight of pixels (frames, n) without the outliers, and these.
 
-    Where more frames leave nothing it is the median, of weight 0.
+    Of two frames that both are some the innocent stays; where more frames leave nothing it is the median, of weight 0.
     """
     out = out.copy()
     none = (out | ~good).all(0)
     two = np.flatnonzero(none & (good.sum(0) == 2))
-    out[np.where(good, d, -np.inf)[:, two].argmax(0), two] = False
+    out[np.where(good, np.abs(d - middle), np.inf)[:, two].argmin(0), two] = False
     value, weight = mean(d, np.where(out, np.float32(0), w), share)
-    return np.where((weight == 0) & good.any(0), middle, value), weight
+    return np.where((weight == 0) & good.any(0), middle, value), weight, out
 
 
-def tolerances(middle, w, photon, excess, y, x):
-    """At the pixels (y, x): noise (frames, n), infinite where not good, and steepness within two and three pixels (n,).
-
-    Steepness is the range of the median less what its noise makes of it.
-    """
-    signal = np.maximum(middle[y, x], 0)
+def limits(middle, two, w, photon, excess, slack, wing, sigma, y, x):
+    """How far values, and means over 3 x 3 pixels, may lie from the median at the pixels (y, x): (frames, n) each,
+    infinite where not good.  `two`: where but two frames are good, or beside that."""
+    known = w[:, y, x] > 0
     with np.errstate(divide="ignore"):
-        fixed = column(excess, 2) / w[:, y, x]
-    noise = np.sqrt(fixed + column(photon, 2) * signal)
-    calm = np.sqrt(fixed.min(0) + np.float32(np.min(photon)) * signal) / np.float32(np.sqrt(len(w)))
+        noise = column(excess, 2) / w[:, y, x] + column(photon, 2) * np.maximum(middle[y, x], 0)
+    calm = np.sqrt(noise.min(0)) * np.float32(COHERENT * np.sqrt(1.57 / len(w)))  # noise of the median's means
     calm[~np.isfinite(calm)] = 0
-    wide = np.lib.stride_tricks.sliding_window_view(np.pad(middle, 3, mode="edge"), (7, 7))
-    parts = [wide[y[k:k + 4096], x[k:k + 4096]] for k in range(0, len(y), 4096)]
-    near, far = (np.concatenate([np.ptp(p, axis=(1, 2)) for p in some]) if len(y) else np.zeros(0, "f4")
-                 for some in ([p[:, 1:-1, 1:-1] for p in parts], parts))
-    return noise, np.maximum(near - np.float32(5) * calm, 0), np.maximum(far - np.float32(6.5) * calm, 0)
+    two = np.flatnonzero(two[y, x])
+    if len(two):  # they are compared with each other
+        known = known[:, two]
+        noise[:, two] = np.where(known, np.where(known, noise[:, two], 0).sum(0) / np.maximum(known.sum(0), 1), np.inf)
+        calm[two] *= np.float32(np.sqrt(len(w) / 1.57))
+    smooth = box(np.pad(middle, WING, mode="edge")[None])[0] / np.float32(9)
+    windows = np.lib.stride_tricks.sliding_window_view(smooth, (2 * WING - 1, 2 * WING - 1))
+
+    def allowed(kind, places, of_noise):
+        steep = spread(windows[:, :, places, places], y, x) - np.float32(of_noise) * calm
+        factor = np.repeat(column(kind[0], 2), len(y), 1)
+        factor[:, two] = column(kind[1], 2)
+        return factor * np.maximum(steep, 0)
+    noise = np.float32(sigma) * np.sqrt(noise)
+    wings = allowed(wing, slice(None, None, 3), 4.1) if np.any(wing) else np.float32(0)
+    return (noise + allowed(slack, slice(WING - 3, WING + 2), 3.3) + wings,
+            np.float32(COHERENT) * noise + allowed(slack, slice(WING - 4, WING + 3), 3.8) + wings)
+
+
+def spread(windows, y, x):
+    """Range of the windows (rows, columns, …, …) at the pixels (y, x): (n,)."""
+    parts = [np.ptp(windows[y[k:k + 4096], x[k:k + 4096]], axis=(1, 2)) for k in range(0, len(y), 4096)]
+    return np.concatenate(parts) if parts else np.zeros(0, "f4")
 
 
 def column(values, axes=3):
@@ -171,6 +196,46 @@ def centre(values, good):
     if len(few[0]):
         middle[few] = median(*rank(values[:, *few], good[:, *few]))
     return middle
+
+
+def innocent(values, good, out=None):
+    """Of two frames (2, …, rows, columns) the one that, within NEAR pixels, is not the higher where they differ most.
+
+    What is wrong in a frame is light too much; dark are only the lobes that interpolation puts beside it, not as deep
+    as LOBE of its height: of what is `out` already only these are reckoned with.  Where one frame alone is good it is
+    that; 0 where none is.
+    """
+    more = np.where(good.all(0), values[0] - values[1], np.float32(0))
+    if out is not None:
+        more[out.any(0)] *= np.float32(LOBE)
+        good = good & ~out
+    first = np.where(good[0] == good[1], highest(more) >= highest(-more), good[1])
+    return np.where(good.any(0), np.where(first, values[1], values[0]), np.float32(0))
+
+
+def pairs(middle, values, good):
+    """`middle` with that of `innocent` where but two frames are good, and where that is, or beside it: boolean."""
+    two = good.sum(0, dtype="u2") == 2
+    if not two.any():
+        return middle, two
+    y, x = np.nonzero(two)
+    first, last = good[:, y, x].argmax(0), len(good) - 1 - good[::-1, y, x].argmax(0)
+    couple = np.zeros((2, *two.shape), "f4")
+    couple[:, y, x] = values[first, y, x], values[last, y, x]
+    return np.where(two, innocent(couple, np.stack([two, two])), middle), highest(two, 1)
+
+
+def highest(values, near=NEAR):
+    """The largest value within `near` pixels (a square of the last two axes) of each."""
+    for axis in (-1, -2):
+        turned = np.moveaxis(values, axis, -1)
+        wide = np.pad(turned, [(0, 0)] * (values.ndim - 1) + [(near, near)], mode="edge")
+        size = 1
+        while size < 2 * near + 1:
+            step = min(size, 2 * near + 1 - size)
+            wide, size = np.maximum(wide[..., :-step], wide[..., step:]), size + step
+        values = np.moveaxis(wide, -1, axis)
+    return values
 
 
 def mean(d, w, share=None):
@@ -230,29 +295,3 @@ def median(ranked, count):
     lower = np.maximum(c - 1, 0) // 2
     one, two = (np.take_along_axis(ranked, i[None], 0)[0] for i in (lower, np.where(c > LOW, c // 2, lower)))
     return np.where(c > 0, (one + two) / 2, np.float32(0))
-
-
-def slacks(cores, noise, least=0.3, most=6.0):
-    """How far each frame's stars may differ from their median, in units of its steepness: (frames,).
-
-    cores: (frames, stars, rows, columns) cut-outs on one flux scale, NaN where not known; noise: (frames,) of a pixel.
-    Each star gives its largest |d_k - m| / steepness_2(m); it is 1.5 times the 70th percentile of these: a cosmic ray
-    near every fourth star has no say.
-    """
-    frames = len(cores)
-    out = np.full(frames, 2.0)
-    if frames < 2 or not cores.size:
-        return out
-    good = np.isfinite(cores)
-    ranked, count = rank(cores, good)
-    middle = median(ranked, count)
-    middle_and_rim = np.pad(middle, ((0, 0), (2, 2), (2, 2)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(middle_and_rim, (5, 5), (1, 2))
-    steep = windows.max((3, 4)) - windows.min((3, 4))
-    sharp = (steep > 20 * np.median(noise)) & (count >= min(3, frames))
-    for k in range(frames):
-        use = sharp & good[k]
-        worst = np.where(use, np.abs(cores[k] - middle) / np.where(use, steep, 1), 0).max((1, 2))
-        if use.any((1, 2)).sum() >= 3:
-            out[k] = 1.5 * np.percentile(worst[use.any((1, 2))], 70)
-    return np.clip(out, least, most)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apfunc import common, merge
+from apfunc import common, merge, seeing
 from apfunc import header as hdr
 from apfunc.coadd import coadd
 
@@ -101,7 +101,7 @@ def test_egain_rdnoise_and_skylevel_give_the_noise_of_the_stack():
     assert noise == pytest.approx(np.median(weight) ** -0.5, rel=0.06)
 
 
-@pytest.mark.parametrize("count,limit", [(3, 1.0), (5, 1.0), (10, 1.0)])
+@pytest.mark.parametrize("count,limit", [(2, 1.5), (3, 1.0), (5, 1.0), (10, 1.0)])
 @pytest.mark.parametrize("height", [2.0, 4.0, 8.0, 60.0])
 def test_trails_leave_less_than_a_sigma(count, limit, height):
     yy, xx = np.indices(SHAPE)
@@ -151,13 +151,60 @@ def wide_wings(fwhm, beta=3.5):
                for x, y, flux in zip(*STARS))
 
 
-@pytest.mark.parametrize("widths", [(2.5, 2.6, 4.5), (2.5, 3.0, 3.5, 4.5), (2.5, 3, 3, 3.5, 4.5, 4.5, 2.8)])
+@pytest.mark.parametrize("widths", [(2.5, 4.5), (4.5, 2.5), (3.0, 3.3), (2.5, 2.6, 4.5), (2.5, 3.0, 3.5, 4.5),
+                                    (2.5, 3, 3, 3.5, 4.5, 4.5, 2.8)])
 def test_wings_are_not_clipped_by_seeing(widths):
     frames = [frame(k, signal=wide_wings(w)) for k, w in enumerate(widths)]
     (clipped, _), _ = stack(frames)
     (plain, _), _ = stack(frames, reject="none")
     bright = STARS[2] > 2e4
-    assert np.abs(fluxes(clipped)[bright] / fluxes(plain)[bright] - 1).max() < 0.005
+    assert np.abs(fluxes(clipped)[bright] / fluxes(plain)[bright] - 1).max() < 0.002
+
+
+def test_faint_stars_stay_in_stacks_of_two():
+    frames = [frame(k, signal=wide_wings(w) / 30) for k, w in enumerate((2.6, 3.4))]
+    (clipped, _), _ = stack(frames, scale="none")
+    (plain, _), _ = stack(frames, reject="none", scale="none")
+    assert fluxes(clipped).sum() == pytest.approx(fluxes(plain).sum(), rel=0.003)
+
+
+@pytest.mark.parametrize("widths", [(2.5, 4.5), (2.5, 2.6, 4.5), (3.2, 2.5, 4.5)])
+def test_a_bad_column_over_stars_costs_no_flux(widths):
+    """A mended pixel is better than none where the others have another seeing."""
+    frames = [frame(k, signal=wide_wings(w)) for k, w in enumerate(widths)]
+    (plain, _), _ = stack(frames, reject="none")
+    bright = STARS[2] > 2e4
+    for (data, _), _, mask in frames[:1]:
+        for x in np.round(STARS[0][bright][:7]).astype(int):
+            mask[:, x] |= hdr.BAD
+            data[:, x] += np.float32(0.05) * (data[:, x + 1] - data[:, x])  # as mended as fixpix does it
+    (out, _), _ = stack(frames)
+    assert np.abs(fluxes(out)[bright] / fluxes(plain)[bright] - 1).max() < 0.03
+
+
+def test_two_frames_of_unequal_noise():
+    frames = [frame(0, signal=np.zeros(SHAPE)), frame(1, signal=np.zeros(SHAPE), sky=1500.0)]
+    frames[1] = (*frames[1][:1], np.full(SHAPE, 1 / (1500 / GAIN + (READNOISE / GAIN) ** 2), "f4"), frames[1][2])
+    (out, header), weight = stack(frames, scale="none")
+    optimum = sum(w[0, 0] for _, w, _ in frames) ** -0.5
+    assert out.std() == pytest.approx(optimum, rel=0.02) and header["REJFRAC"] < 0.004
+
+
+@pytest.mark.parametrize("wide", [2.6, 4.5])
+def test_cosmic_rays_of_the_sharper_of_two_go(wide):
+    """The dark lobes beside a hit do not put the blame on the other frame."""
+    rng, frames = np.random.default_rng(4), [frame(0, signal=wide_wings(2.5)), frame(1, signal=wide_wings(wide))]
+    (clean, _), _ = stack(frames, reject="none")
+    noise = (300 / GAIN + (READNOISE / GAIN) ** 2) ** 0.5
+    lobes, hits = np.array([0.03, -0.12, 0.59, 0.59, -0.12, 0.03]), []
+    for (data, _), _, _ in frames:
+        for y, x in rng.integers(8, (SHAPE[0] - 8, SHAPE[1] - 8), (40, 2)):
+            if (wide_wings(4.5)[y - 8:y + 9, x - 8:x + 9] < 30).all():
+                data[y - 2:y + 4, x - 2:x + 4] += 10 ** rng.uniform(2.5, 4) * np.outer(lobes, lobes)
+                hits.append((y, x))
+    (out, _), _ = stack(frames)
+    left = np.array([np.abs(out - clean)[y - 2:y + 4, x - 2:x + 4].max() for y, x in hits])
+    assert len(left) > 25 and np.mean(left > 5 * noise) < 0.06
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -436,60 +483,97 @@ def test_rank_and_median_against_numpy(n):
         assert n > merge.ENOUGH or merge.centre(values, good)[at] == middle[at]
 
 
-def slow_clip(d, w, good, photon, slack, sigma):
+def slow_clip(d, w, good, photon, slack, wing, sigma):
     """merge.merge, pixel by pixel, as its documentation says."""
-    if len(d) == 2:
-        strong, _ = slow_outliers(d, w, good, photon, slack, sigma, strong=True)
-        left = good & ~strong
-        out, middle = slow_outliers(d, np.where(left, w, 0), left, photon, slack, sigma)
-        out |= strong
+    n, rows, columns = d.shape
+    count = good.sum(0)
+    middle = np.zeros((rows, columns))
+    for y, x in np.ndindex(rows, columns):
+        some = np.sort(d[good[:, y, x], y, x])
+        middle[y, x] = (some[(len(some) - 1) // 2] if len(some) <= 4 else np.median(some)) if len(some) else 0
+    two = np.array([[(count[around(y, x, 1)] == 2).any() for x in range(columns)] for y in range(rows)])
+    if n == 2:
+        two, facts = count == 2, (photon, slack, wing, sigma)
+        strong = slow_outliers(d, slow_innocent(d, good), two, w, good, *facts, strong=True)
+        left, middle = good & ~strong, slow_innocent(d, good, strong)
+        out = slow_outliers(d, middle, two, np.where(left, w, 0), left, *facts)
+        out = strong | out & ~strong[::-1]
     else:
-        out, middle = slow_outliers(d, w, good, photon, slack, sigma)
-    for y, x in zip(*np.nonzero((good.sum(0) == 2) & ~(good & ~out).any(0))):
-        out[np.where(good[:, y, x], d[:, y, x], -np.inf).argmax(), y, x] = False
+        first, last = (np.where(count == 2, np.take_along_axis(d, k[None], 0)[0], 0)
+                       for k in (good.argmax(0), n - 1 - good[::-1].argmax(0)))
+        couple = slow_innocent(np.stack([first, last]), np.stack([count == 2, count == 2]))
+        middle = np.where(count == 2, couple, middle)
+        out = slow_outliers(d, middle, two, w, good, photon, slack, wing, sigma)
+    for y, x in zip(*np.nonzero((count == 2) & ~(good & ~out).any(0))):
+        out[np.where(good[:, y, x], np.abs(d[:, y, x] - middle[y, x]), np.inf).argmin(), y, x] = False
     use = np.where(good & ~out, w, 0)
     total = use.sum(0)
     return np.where(total > 0, (use * d).sum(0) / np.where(total > 0, total, 1), middle), total
 
 
-def slow_outliers(d, w, good, photon, slack, sigma, strong=False):
+def around(y, x, reach):
+    return slice(max(y - reach, 0), y + reach + 1), slice(max(x - reach, 0), x + reach + 1)
+
+
+def slow_innocent(d, good, out=None):
+    middle = np.zeros(d.shape[1:])
+    more = np.where(good.all(0), d[0] - d[1], 0)
+    if out is not None:
+        more, good = np.where(out.any(0), merge.LOBE * more, more), good & ~out
+    for y, x in np.ndindex(middle.shape):
+        box = more[around(y, x, merge.NEAR)]
+        if good[:, y, x].all() or not good[:, y, x].any():
+            suspect = 0 if box.max() >= -box.min() else 1
+        else:
+            suspect = 1 if good[0, y, x] else 0
+        middle[y, x] = d[1 - suspect, y, x] if good[:, y, x].any() else 0
+    return middle
+
+
+def slow_outliers(d, middle, two, w, good, photon, slack, wing, sigma, strong=False):
     n, rows, columns = d.shape
-    middle, noise, out = np.zeros((rows, columns)), np.full(d.shape, np.inf), np.zeros(d.shape, bool)
+    out, off = np.zeros(d.shape, bool), np.where(good, d - middle, 0)
+
+    def smooth(y, x):
+        return np.mean([middle[min(max(y + j, 0), rows - 1), min(max(x + i, 0), columns - 1)]
+                        for j in (-1, 0, 1) for i in (-1, 0, 1)])
+
+    def steepness(y, x, steps, of_noise, calm):
+        return max(np.ptp([smooth(y + j, x + i) for j in steps for i in steps]) - of_noise * calm, 0)
     for y, x in np.ndindex(rows, columns):
-        some = np.sort(d[good[:, y, x], y, x])
-        middle[y, x] = (some[(len(some) - 1) // 2] if len(some) <= 4 else np.median(some)) if len(some) else 0
-        for k in np.flatnonzero(good[:, y, x]):
-            noise[k, y, x] = np.sqrt(1 / w[k, y, x] + photon[k] * max(middle[y, x], 0))
-    steep, slope, off = np.zeros((rows, columns)), np.zeros((rows, columns)), np.where(good, d - middle, 0)
-    around = lambda y, x, r=1: (slice(max(y - r, 0), y + r + 1), slice(max(x - r, 0), x + r + 1))  # noqa: E731
-    for y, x in np.ndindex(rows, columns):
-        calm = noise[:, y, x].min()
-        calm = calm / np.sqrt(n) if np.isfinite(calm) else 0
-        steep[y, x] = max(np.ptp(middle[around(y, x, 2)]) - 5 * calm, 0)
-        slope[y, x] = max(np.ptp(middle[around(y, x, 3)]) - 6.5 * calm, 0)
-    for k, y, x in np.ndindex(*d.shape):
-        box = around(y, x)
-        limit = sigma * noise[k, y, x] + slack[k] * steep[y, x]
-        if good[k, y, x] and abs(off[k, y, x]) > (merge.STRONG if strong else 1) * limit:
-            out[k, y, x] = True
-        coherent = 9 * (sigma * merge.COHERENT * noise[k, y, x] + slack[k] * slope[y, x])
-        if good[k, y, x] and (abs(off[k, y, x]) > merge.STRONG * limit or
-                              not strong and abs(off[k][box].sum()) > coherent):
-            out[k][box] |= good[k][box]
-    return out, middle
+        if not good[:, y, x].any():
+            continue
+        kind, known = int(two[y, x]), good[:, y, x]
+        square = np.array([1 / w[k, y, x] + photon[k] * max(middle[y, x], 0) if known[k] else np.inf for k in range(n)])
+        calm = merge.COHERENT * np.sqrt(square.min() * (1 if kind else 1.57 / n))
+        if kind:
+            square = np.where(known, square[known].mean(), np.inf)
+        near, far, wide = (steepness(y, x, steps, f, calm) for steps, f in (
+            (range(-2, 3), 3.3), (range(-3, 4), 3.8), (range(1 - merge.WING, merge.WING, 3), 4.1)))
+        for k in np.flatnonzero(known):
+            noise, box = np.sqrt(square[k]), around(y, x, 1)
+            limit = sigma * noise + slack[kind][k] * near + wing[kind][k] * wide
+            means = sigma * merge.COHERENT * noise + slack[kind][k] * far + wing[kind][k] * wide
+            out[k, y, x] |= abs(off[k, y, x]) > (merge.STRONG if strong else 1) * limit
+            if abs(off[k, y, x]) > merge.STRONG * limit or not strong and abs(off[k][box].sum()) / 9 > means:
+                out[k][box] |= good[k][box]
+    return out
 
 
+@pytest.mark.parametrize("wing", [0.0, 0.05])
 @pytest.mark.parametrize("n", [2, 3, 6])
-def test_clip_against_its_slow_twin(n):
+def test_clip_against_its_slow_twin(n, wing):
     rng = np.random.default_rng(n)
     d, good = rng.normal(50, 10, (n, 14, 15)).astype("f4"), rng.random((n, 14, 15)) > 0.1
     good[0, :, 7] = good[:, 0, 0] = True
     d[1, 3, 4] += 300
     d[0, 9:12, 5:9] += 60
+    d[:, 2:5, 11:14] += np.linspace(80, 200, n)[:, None, None]
     w = np.where(good, rng.uniform(0.008, 0.012, d.shape), 0).astype("f4")
-    photon, slack = np.full(n, 0.2), np.full(n, 0.5)
-    value, weight, _ = merge.merge(np.where(good, d, np.float32(0)), w, good, None, photon, np.ones(n), slack)
-    slow, total = slow_clip(d, w, good, photon, slack, 4.0)
+    photon, slack = np.full(n, 0.2), np.array([np.full(n, 0.5), np.full(n, 0.8)])
+    wing = np.array([np.linspace(0, wing, n), np.full(n, wing)])
+    value, weight, _ = merge.merge(np.where(good, d, np.float32(0)), w, good, None, photon, np.ones(n), slack, wing)
+    slow, total = slow_clip(d, w, good, photon, slack, wing, 4.0)
     some = good.any(0)
     assert np.allclose(value[some], slow[some], rtol=1e-5) and np.allclose(weight, total, rtol=1e-5)
     assert ((w.sum(0) - weight)[9:12, 5:9] > 0.001).mean() > 0.8
@@ -514,3 +598,41 @@ def test_fwhm_of_cut_outs(fwhm):
     core = 1000 * np.exp(-((yy - 0.3) ** 2 + (xx + 0.2) ** 2) * 4 * np.log(2) / fwhm**2)
     assert common.fwhm(core[None], 1.0) == pytest.approx(fwhm, rel=1e-3)
     assert np.isnan(common.fwhm(core[None] * np.nan, 1.0)) and np.isnan(common.fwhm(-core[None], 1.0))
+
+
+def test_tolerances_follow_the_seeing():
+    noise = np.ones(3)
+    cores = 1e6 * seeing.stars(np.array([3.0, 3.0, 4.5]))
+    radii = np.arange(21)
+    profiles = np.array([[1e4 * (1 + (radii / 2 / f) ** 2) ** -3.0] * 5 for f in (3.0, 3.0, 4.5)])
+    slack, wing = seeing.tolerances(cores, profiles, noise, np.array([3.0, 3.0, 4.5]))
+    assert slack[0, 0] == slack[0, 1] == seeing.LEAST < 0.5 < slack[0, 2] < slack[1, 2]
+    assert wing[0, 0] == wing[0, 1] == 0 < wing[0, 2] < wing[1, 2]
+    nothing = cores[:, :0], profiles[:, :0], noise
+    known, _ = seeing.tolerances(*nothing, np.array([3.0, 3.0, 4.5]))  # those of model stars
+    assert np.allclose(known, slack, rtol=0.1)
+    assert (seeing.tolerances(*nothing, np.full(3, np.nan))[0][0] == seeing.UNKNOWN).all()
+
+
+@pytest.mark.parametrize("near", [1, 3, 4])
+def test_highest_against_a_slow_one(near):
+    values = np.random.default_rng(near).normal(0, 1, (2, 9, 12)).astype("f4")
+    found = merge.highest(values, near)
+    for k, y, x in np.ndindex(values.shape):
+        assert found[k, y, x] == values[k][around(y, x, near)].max()
+
+
+def test_rings_against_a_slow_one():
+    data = np.random.default_rng(1).normal(5, 1, (60, 70)).astype("f4")
+    data[20, 30] = np.nan
+    bits = np.zeros(data.shape, "u1")
+    bits[25:27, 33] = 1
+    at = np.r_[0:30, 50:80]
+    stars = np.array([[22, 31], [40, 3]])
+    found = common.rings(data, bits, stars, 5.0, at)
+    yy, xx = np.indices(data.shape)
+    for (y, x), ring in zip(stars, found):
+        distance = np.round(np.hypot(at[yy] - at[y], xx - x))
+        for r in range(common.PROFILE + 1):
+            some = data[(distance == r) & (bits == 0) & np.isfinite(data)] - 5
+            assert ring[r] == pytest.approx(some.mean(), abs=1e-5) if some.size else np.isnan(ring[r])
