@@ -29,12 +29,12 @@ LOW = 4  # of two or four values the lower middle one stands for the median
 
 
 def halo(frames, wing):
-    """Pixels round a tile that it needs: for a neighbour's limits, and of two frames twice, with their `innocent`.
+    """Pixels round a tile that it needs: for a neighbour's limits and what it is compared with, of two frames twice.
 
     Few frames may be but two in some place.
     """
     reach = (WING if np.any(wing) else 4) + 1
-    return 2 * (reach + NEAR) if frames < 9 else reach
+    return 2 * (reach + NEAR) if frames < 3 else reach + NEAR if frames < 9 else reach
 
 
 def merge(d, w, good, rest, photon, excess, slack, wing, sigma=4.0, method="clip", share=None):

@@ -10,7 +10,8 @@ import numpy as np
 
 from apfunc import merge
 
-LEAST, MOST, WIDEST = 0.3, 6.0, 0.5  # of slack, and the most of wing
+LEAST, MOST = 0.3, 6.0  # of slack
+LITTLE, WIDEST = 0.0125, 0.5  # of wing; less is none, for it saves the looking around
 UNKNOWN = 2.0  # slack without any star
 FIRST = 6  # [pixel] from where on the steepness near a pixel does not tell of a star any more
 
@@ -84,7 +85,7 @@ def wings(profiles, noise):
         size = more[k] if frames == 2 else np.abs(more[k])
         sure = (size > 3 * error[k]) & (near > 0) & (np.arange(radii) >= FIRST)
         out[k] = 1.5 * np.max(size[sure] / near[sure], initial=0)
-    return np.minimum(out, WIDEST)
+    return np.where(out < LITTLE, 0, np.minimum(out, WIDEST))
 
 
 def stars(fwhm, half=7):
