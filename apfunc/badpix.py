@@ -13,8 +13,8 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
 
     dark    master dark: (data, header) or ((data, header), planes), in ADU for its EXPTIME; its UNCERT and
             MASK planes, when there, show unstable pixels
-    flats   master flats, normalised to 1, of any filters, also as rows-like (`apfunc.raw`): they are read in bands;
-            bias: a master bias (as dark)
+    flats   master flats, normalised to 1, of any filters; bias: a master bias (as dark).  All of them also as rows-like
+            (`apfunc.raw`): they are read one after the other, flats in bands
     user    a dict as read from YAML, any of bad_columns: [x, …], bad_rows: [y, …], bad_rectangles:
             [[first row, last row, first column, last column], …]; pixels count from 1, ends are included
     shape   (rows, columns) of the map, needed only when there is no master
@@ -36,7 +36,7 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
 
     >>> bad, header = badpix(dark, flats=[flat], user={"bad_columns": [12, 13]})         # doctest: +SKIP
     """
-    dark, bias, flats = _whole(dark), _whole(bias), [_split(flat) for flat in flats]
+    dark, bias, flats = _split(dark), _split(bias), [_split(flat) for flat in flats]
     masters = [m for m in (dark, bias, *flats) if m is not None]
     shapes = {m[0][0].shape for m in masters} | ({tuple(shape)} if shape is not None else set())
     if not shapes:
@@ -45,20 +45,16 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
         raise ValueError(f"masters of different shapes {sorted(shapes)}; use those of one camera and binning")
     out = np.zeros(shapes.pop(), "u1")
     if any(m[0][1].get("BAYERPAT") for m in masters):  # each of the four colours of a mosaic against its own kind
-        flats = [_whole(flat) for flat in flats]
+        dark, bias, flats = _whole(dark), _whole(bias), [_whole(flat) for flat in flats]
         for r, c in np.ndindex(2, 2):
             one, two, more = _colour(dark, r, c), _colour(bias, r, c), [_colour(flat, r, c) for flat in flats]
             out[r::2, c::2] = badpix(one, more, two, None, None, sigma, hot, dead, gain)[0]
         out |= user_map(user, out.shape)
         return out, _header(out, masters, sigma, hot, dead)
     if dark is not None:
-        _from_dark(out, dark, bias, sigma, hot, _known_gain(dark[0][1], gain, flats))
+        _from_dark(out, _whole(dark), bias, sigma, hot, _known_gain(dark[0][1], gain, flats))
     if bias is not None:
-        rest = residual(bias[0][0])
-        scatter = spread(rest)
-        out[lines(rest, scatter, sigma, 2 * sigma * _middle(scatter))] |= COLUMN  # less is subtracted well
-        out[~np.isfinite(bias[0][0])] |= DEAD
-        _unstable(out, bias)
+        _from_bias(out, _whole(bias), sigma)
     _from_flats(out, flats, sigma, dead)
     out |= user_map(user, out.shape)
     return out, _header(out, masters, sigma, hot, dead)
@@ -78,7 +74,7 @@ def _from_dark(out, dark, bias, sigma, hot, gain):
     """Hot: dark - bias > local median + max(sigma * scatter, hot * EXPTIME / gain)."""
     data, header = dark[0]
     if bias is not None and not header.get("BIASSUB", False):
-        data = data - bias[0][0]
+        data = data - np.asarray(bias[0][0][:], "f4")
     exposure = number(header, "EXPTIME", "EXPOSURE")
     least = hot * exposure / gain if gain and exposure else 0.0
     rest = residual(data)
@@ -87,6 +83,16 @@ def _from_dark(out, dark, bias, sigma, hot, gain):
     out[lines(rest, scatter, sigma, max(_middle(scatter), least / 10))] |= COLUMN
     out[~np.isfinite(data)] |= HOT
     _unstable(out, dark, rest, gain)
+
+
+def _from_bias(out, bias, sigma):
+    """Columns only far above the scatter, for less is subtracted well."""
+    data = bias[0][0]
+    rest = residual(data)
+    scatter = spread(rest)
+    out[lines(rest, scatter, sigma, 2 * sigma * _middle(scatter))] |= COLUMN
+    out[~np.isfinite(data)] |= DEAD
+    _unstable(out, bias)
 
 
 def _unstable(out, master, rest=None, gain=None):

@@ -42,7 +42,7 @@ def noise_of(image, row, options):
         try:
             found[name] = value(image[1], options[name])
         except ValueError:
-            measured = float(row.get(name, "nan"))
+            measured = float(row.get(name) or "nan")
             found[name] = measured if measured == measured else None
     return found
 

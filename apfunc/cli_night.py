@@ -8,7 +8,8 @@ import click
 
 from apfunc import __version__
 from apfunc.command import IMAGES, command
-from apfunc.driver import complain, each, make_folder, mask_of, named, output_of, read_table_of, record, say, with_image
+from apfunc.driver import (complain, each, make_folder, mask_of, named, output_of, read_table_of, record, records_of, say,
+                           with_image)
 from apfunc.options import OPTIONS, flag, given, number
 from apfunc.paths import about, expand, filled, pairs_of
 
@@ -129,8 +130,7 @@ def simulate(output, filters, **options):
 def explain(frame, inventory):
     """Print what serves a frame, and why."""
     from apfunc import plan as planning
-    rows = [{k: None if getattr(v, "mask", False) else v for k, v in zip(r.colnames, r)}
-            for r in read_table_of(inventory or "frames.ecsv")]
+    rows = records_of(inventory or "frames.ecsv")
     found = [r for r in rows if frame in (r["name"], os.path.basename(r["raw"]), r["raw"])]
     found = found or [r for r in rows if frame in r["name"]]
     if not found:
@@ -224,15 +224,16 @@ def quality(images, inventory, keep, drop, output, accepted, **limits):
     rows = []
     for path in expand(images):
         rows.append(row_of(path, quality_row))
-    for frame in read_table_of(inventory) if inventory else []:
+    stock = records_of(inventory)
+    for frame in stock:
         if frame["used"] and frame["kind"] == "unreadable" and frame["name"] not in {r["name"] for r in rows}:
-            rows.append({k: str(frame[k]) for k in ("name", "object", "filter", "reason")})
+            rows.append({k: frame[k] or "" for k in ("name", "object", "filter", "reason")})
     table = quality(rows, keep=keep.split(), drop=drop.split(), **given(limits))
     io.write_table(output_of(output), table, only_if_changed=True)
     for line in summary(table):
         say(line)
     if accepted:
-        for stack, names in stacks_of(table, read_table_of(inventory)).items():
+        for stack, names in stacks_of(table, stock).items():
             Path(accepted).mkdir(parents=True, exist_ok=True)
             io.write_text(Path(accepted, f"{stack}.csv"), "".join(f"{n}\n" for n in ["name", *names]),
                           only_if_changed=True)
@@ -263,7 +264,7 @@ def row_of(path, quality_row):
 def stacks_of(table, inventory):
     """The accepted frames' names by stack (OBJECT-FILTER); a stack with none has an empty list."""
     from apfunc.names import safe
-    known = {} if inventory is None else {r["name"]: (r["target"], r["filter"]) for r in inventory}
+    known = {r["name"]: (r["target"], r["filter"]) for r in inventory}
     stacks = {}
     for row in table:
         target, filter = known.get(row["name"], (row["object"], row["filter"]))

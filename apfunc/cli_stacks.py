@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from apfunc.command import IMAGES, command
-from apfunc.driver import (complain, failure, image_of, output_of, planes_of, read_table_of, record, rows_of, say, with_image,
+from apfunc.driver import (complain, failure, image_of, output_of, read_table_of, record, rows_of, say, with_image,
                            write_if_changed)
 from apfunc.options import choice, flag, given, number
 from apfunc.paths import about, expand
@@ -69,18 +69,19 @@ def badpix(bias, dark, flats, user, output, **options):
         import yaml
         with about(user), open(user) as stream:
             own = yaml.safe_load(stream)
-    masters = given({"bias": bias and planes_of(bias), "dark": dark and planes_of(dark), "user": own})
-    io.write(output_of(output), badpix(flats=[flat_of(path) for path in flats], **masters, **given(options)))
+    masters = given({"bias": bias and master_of(bias), "dark": dark and master_of(dark), "user": own})
+    io.write(output_of(output), badpix(flats=[master_of(path) for path in flats], **masters, **given(options)))
 
 
-def flat_of(path):
-    """``((rows, header), planes)`` of a master flat, read when asked for."""
+def master_of(path):
+    """``((rows, header), planes)`` of a master, read when asked for."""
     import contextlib
     from apfunc import io
     with about(path):
         image, planes = io.read_rows(path), {}
-        with contextlib.suppress(KeyError):
-            planes["UNCERT"] = io.read_rows(path, "UNCERT")[0]
+        for name in ("UNCERT", "MASK"):
+            with contextlib.suppress(KeyError):
+                planes[name] = io.read_rows(path, name)[0]
     return image, planes
 
 

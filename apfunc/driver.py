@@ -55,13 +55,6 @@ def image_of(path):
         return io.read(path)
 
 
-def planes_of(path):
-    """``(image, planes)`` of an option's path."""
-    from apfunc import io
-    with about(path):
-        return io.read_all(path)
-
-
 def make_folder(target):
     """The folder of an output, made when it is not there."""
     if target != "-":

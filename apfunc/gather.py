@@ -19,7 +19,7 @@ def gather(folder, previews=True):
     """
     folder = Path(folder)
     inventory, quality = _table(folder / "frames.ecsv"), _table(folder / "quality.csv")
-    names = [str(n) for n in (quality["name"] if quality is not None else [])]
+    names = [str(row["name"]) for row in quality or []]
     if inventory is not None:
         names += [str(r["name"]) for r in inventory if r["kind"] == "light" and str(r["name"]) not in names]
     found = {"inventory": inventory, "quality": quality, "readnoise": _table(folder / "masters/readnoise.ecsv"),
@@ -31,7 +31,7 @@ def gather(folder, previews=True):
     masters = sorted((folder / "masters").glob("*.fits"))
     found["masters"] = [m for path in masters if not path.name.startswith("badpix") and (m := _master(folder, path))]
     found["badpix"] = [m for path in masters if path.name.startswith("badpix") and (m := _map(folder, path))]
-    if inventory is not None and len(inventory) and "night" in inventory.colnames:
+    if inventory and "night" in inventory[0]:
         nights = {str(r["night"]) for r in inventory if r["kind"] == "light" and str(r["name"]) in names}
         nights = sorted(nights - {"", "None", "--"})
         found["night"] = ", ".join(nights) if 0 < len(nights) < 4 else found["night"]
@@ -39,8 +39,8 @@ def gather(folder, previews=True):
 
 
 def _table(path):
-    from apfunc.io import read_table
-    return read_table(path) if path.exists() else None
+    from apfunc.io import read_records
+    return read_records(path) if path.exists() else None
 
 
 def _read(path, size=None):
@@ -49,11 +49,9 @@ def _read(path, size=None):
     For a thumbnail of `size` pixels only every n-th pixel is taken, several to each of its own; NaN stays NaN.
     """
     from astropy.io import fits
-    from apfunc.io import read_rows
+    from apfunc.io import read, read_thin
     try:
-        rows, header = read_rows(path)
-        step = max(1, max(rows.shape) // (3 * size)) if size else 1
-        return np.asarray(rows[0:rows.shape[0]])[::step, ::step].astype(np.float32), header
+        return read_thin(path, 3 * size) if size else read(path)
     except ValueError as error:
         header = fits.Header()
         with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -82,6 +83,18 @@ def read(source):
     """
     image, _ = read_all(source, planes=())
     return image
+
+
+def read_thin(source, size):
+    """``(data, header)``: as `read`, but of the pixels every n-th of every n-th row, at least `size` along the longer side."""
+    with opened(source, memmap=None) as hdus:
+        hdu = _image_hdu(hdus)
+        try:
+            pixels = hdu.data.reshape([n for n in hdu.shape if n > 1])
+            step = max(1, max(pixels.shape) // size)
+            return pixels[::step, ::step].astype("f4"), clean_header(hdu, source)
+        except (OSError, TypeError, ValueError, IndexError):
+            raise ValueError("the file is cut short or damaged; copy it again or leave it out") from None
 
 
 def read_all(source, planes=tuple(PLANES)):
@@ -242,14 +255,32 @@ def read_table(source):
 
 
 def read_records(source):
-    """The rows of a table as dicts.  The values of an ECSV file are the text they are there, "nan" for a masked one: a
-    process that wants one number of a small table is spared the 0.2 s that astropy.table takes."""
+    """The rows of a table as dicts of plain values, None where there is none.
+
+    ECSV and CSV are read as the text they are: a process that wants no more is spared the 0.4 s of astropy.table.
+    """
     content = b"" if str(source) == "-" else Path(source).read_bytes()
-    if not content.startswith(b"# %ECSV") or b"\n# delimiter:" in content:
+    ecsv = content.startswith(b"# %ECSV") and b"\n# delimiter:" not in content
+    if not ecsv and (not str(source).endswith(".csv") or content.startswith((b"#", b"SIMPLE"))):
         table = read_table(source)
-        return [dict(zip(table.colnames, row)) for row in table]
-    lines = [line for line in content.decode().splitlines() if line and line[0] != "#"]
-    return [{name: value or "nan" for name, value in row.items()} for row in csv.DictReader(lines, delimiter=" ")]
+        return [{k: None if str(row[k]) == "--" else row[k] for k in table.colnames} for row in table]
+    lines = content.decode().splitlines()
+    rows = list(csv.DictReader((line for line in lines if line and line[0] != "#"), delimiter=" " if ecsv else ","))
+    if ecsv:
+        kinds = dict(re.findall(r"# - \{name: (\S+),.*?datatype: (string|bool|int|float)", "\n".join(lines)))
+        kinds = {name: {"string": str, "bool": "True".__eq__, "int": int, "float": float}[kind] for name, kind in kinds.items()}
+    else:
+        kinds = {name: _kind([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    return [{name: kinds.get(name, str)(value) if value else None for name, value in row.items()} for row in rows]
+
+
+def _kind(column):
+    """What all the values of a column of text are: int, float or str."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            [kind(value) for value in column if value]
+            return kind
+    return str
 
 
 def write_table(target, table, only_if_changed=False):

@@ -22,9 +22,9 @@ def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), ma
            notes=(), residuals=None):
     """The report as HTML text.
 
-    inventory   Table of frames.ecsv: name, raw, kind, object, filter, exptime, temp, night, date_obs, masters, reason
-    quality     Table of quality.csv, a row a light; masked or NaN cells are shown as a dash
-    readnoise   Table of readnoise.ecsv
+    inventory   rows (dicts, or a Table) of frames.ecsv: name, raw, kind, object, filter, exptime, temp, night, date_obs, masters, reason
+    quality     rows of quality.csv, one a light; masked or NaN cells are shown as a dash
+    readnoise   rows of readnoise.ecsv
     frames      dict: name of a light -> dict with thumb (bytes of a PNG or JPEG, or None), header (or None), href
     pictures    dicts: kind (composite, coadd, continuum), name, header (or None), thumb, full (relative link or
                 None), files (list of (label, relative link)); one with `reason` could not be made
@@ -61,8 +61,8 @@ def report(inventory, quality=None, readnoise=None, frames=None, pictures=(), ma
 
 
 def rows_of(table):
-    """The rows of a Table (or None) as dicts of plain values; masked, empty and NaN become None."""
-    return [] if table is None else [{k: _plain(row[k]) for k in table.colnames} for row in table]
+    """The rows of a Table (or of dicts, or None) as dicts of plain values; masked, empty and NaN become None."""
+    return [{k: _plain(row[k]) for k in row.keys()} for row in ([] if table is None else table)]
 
 
 def _plain(value):
