@@ -9,34 +9,41 @@ Sources: B-splines, Unser 1999 (IEEE Signal Proc. Mag. 16, 22); Lanczos, Duchon 
 """
 
 import functools
-from math import comb, factorial
+from math import comb
 
 import numpy as np
 
-BLOCK = 48  # rows or columns that are prefiltered by one matrix product
+BLOCK = 16  # rows or columns that are prefiltered by one matrix product
+LINES = 64  # lines of positions at a time, so that what is computed of them stays in the processor's cache
 
 
-def spline(t, degree=3):
-    """The degree + 1 taps of a B-spline for the fraction t in [0, 1): at pixels -1, 0, 1, 2 of the cubic one."""
-    powers = np.empty((degree + 1, *t.shape), "f4")
-    powers[0], powers[1] = 1, t
-    for n in range(2, degree + 1):
-        np.multiply(powers[n - 1], t, out=powers[n, ...])
-    return (polynomials(degree) @ powers.reshape(degree + 1, -1)).reshape(powers.shape)
-
-
-@functools.cache
-def polynomials(degree):
-    """A B-spline's taps (rows) by powers of the fraction (columns), float32."""
-    n = degree
-    rows = [[sum((-1) ** k * comb(n + 1, k) * comb(n, j) * (p - k) ** (n - j) for k in range(p + 1)) / factorial(n)
-             for j in range(n + 1)] for p in range(n, -1, -1)]
-    return np.array(rows, "f4")
+def spline(t):
+    """Six times the four taps of the cubic B-spline for the fraction t in [0, 1): at pixels -1, 0, 1, 2."""
+    first, second, third, last = taps = np.empty((4, *t.shape), "f4")
+    np.subtract(1, t, out=third)
+    np.multiply(third, third, out=first)
+    first *= third  # (1 - t)^3
+    np.multiply(t, t, out=third)
+    np.multiply(third, t, out=last)  # t^3
+    np.multiply(third, np.float32(-6), out=second)
+    np.multiply(last, np.float32(3), out=third)
+    second += third
+    second += np.float32(4)  # 4 - 6 t^2 + 3 t^3
+    np.subtract(6, first, out=third)
+    third -= second
+    third -= last  # they add up to six
+    return taps
 
 
 def quintic(t):
-    """The six taps of the quintic B-spline at pixels -2 … 3."""
-    return spline(t, 5)
+    """The six taps of the quintic B-spline at pixels -2 … 3, times 120, by their polynomials in the fraction."""
+    powers = np.empty((6, *t.shape), "f4")
+    powers[0], powers[1] = 1, t
+    for n in range(2, 6):
+        np.multiply(powers[n - 1], t, out=powers[n, ...])
+    rows = [[sum((-1) ** k * comb(6, k) * comb(5, j) * (p - k) ** (5 - j) for k in range(p + 1)) for j in range(6)]
+            for p in range(5, -1, -1)]
+    return (np.array(rows, "f4") @ powers.reshape(6, -1)).reshape(powers.shape)
 
 
 def lanczos3(t):
@@ -83,22 +90,23 @@ def coefficients(data, kernel, box):
 
 
 def unspline(values, kernel):
-    """B-spline coefficients of `values` along the first axis, fewer by the kernel's reach at either end; float32."""
+    """B-spline coefficients of `values` along the second axis, fewer by the kernel's reach at either end; float32."""
     *_, reach = KERNELS[kernel]
-    out = np.empty((len(values) - 2 * reach, values.shape[1]), "f4")
-    for top in range(0, len(out), BLOCK):
-        count = min(BLOCK, len(out) - top)
-        np.matmul(inverse(count, kernel), values[top:top + count + 2 * reach], out=out[top:top + count])
+    out = np.empty((len(values), values.shape[1] - 2 * reach), "f4")
+    for left in range(0, out.shape[1], BLOCK):
+        count = min(BLOCK, out.shape[1] - left)
+        np.matmul(values[:, left:left + count + 2 * reach], inverse(count, kernel).T, out=out[:, left:left + count])
     return out
 
 
 @functools.cache
 def inverse(count, kernel):
-    """Matrix (count, count + 2 reach), float32: the inverse of the filter that a spline's taps at the pixels are."""
+    """Matrix (count, count + 2 reach), float32: the inverse of the filter that a spline's taps at the pixels are;
+    what they add up to is made up for."""
     taps, before, reach = KERNELS[kernel]
     response = np.zeros(1024)
     response[np.arange(-before, before + 1)] = taps(np.zeros(1, "f4"))[:-1, 0].astype(float)
-    impulse = np.fft.ifft(1 / np.fft.fft(response / response.sum())).real
+    impulse = np.fft.ifft(1 / np.fft.fft(response)).real
     distance = np.abs(np.arange(count + 2 * reach) - np.arange(count)[:, None] - reach)
     return np.where(distance <= reach, impulse[np.minimum(distance, 512)], 0).astype("f4")
 
@@ -116,20 +124,23 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0):
     down, across = (y - i).astype("f4", copy=False), (x - j).astype("f4", copy=False)
     start = (i * width + j).astype(np.intp)  # of whole numbers below 2^24: exact in single precision
     start += base_y * width + base_x - before * (width + 1)
-    total, line, term = np.empty((3, *start.shape), "f4")
-    weights = taps(across)
-    for m, factor in enumerate(taps(down)):
-        for n, weight in enumerate(weights):
-            part = term if n else line
-            pixels[m * width + n:].take(start, out=part, mode="clip")  # "raise" would go through a copy
-            part *= weight
-            if n:
-                line += part
-        if m:
-            line *= factor
-            total += line
-        else:
-            np.multiply(line, factor, out=total)
+    total = np.empty(start.shape, "f4")
+    for top in range(0, len(total), LINES):
+        rows = slice(top, top + LINES)
+        line, term = np.empty((2, *total[rows].shape), "f4")
+        weights = taps(across[rows])
+        for m, factor in enumerate(taps(down[rows])):
+            for n, weight in enumerate(weights):
+                part = term if n else line
+                pixels[m * width + n:].take(start[rows], out=part, mode="clip")  # "raise" would go through a copy
+                part *= weight
+                if n:
+                    line += part
+            if m:
+                line *= factor
+                total[rows] += line
+            else:
+                np.multiply(line, factor, out=total[rows])
     start += before * (width + 1)
     return total, start, down, across
 

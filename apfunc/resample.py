@@ -122,10 +122,11 @@ def _sampled(positions, data, bits, trust, kernel):
         held, safe, bit = held.astype("f4"), _at(trust, y, x, base_y, base_x), np.uint8(0)
         spot = () if near is None else np.flatnonzero(near.ravel().take(start, mode="clip"))
         if len(spot):
-            held, safe = (plane * np.ones(part.shape, "f4") for plane in (held, safe))
+            held, safe = (plane.copy() if plane.ndim else np.full(part.shape, plane) for plane in (held, safe))
             bit = np.zeros(part.shape, "u1")
-            corners = start.ravel()[spot] + np.array([0, 1, near.shape[1], near.shape[1] + 1])[:, None]
-            pixels = interpolate.window(data, box, "reflect").take(corners), flags.take(corners)
+            i, j = np.divmod(start.ravel()[spot], near.shape[1])
+            corners = i + np.array([[0], [0], [1], [1]]), j + np.array([[0], [1], [0], [1]])
+            pixels = interpolate.window(data, box, "reflect")[corners], flags[corners]
             part.ravel()[spot], lost, factor, bit.ravel()[spot] = _blemished(
                 part.ravel()[spot], *pixels, s.ravel()[spot], t.ravel()[spot])
             held.ravel()[spot] *= 1 - lost
@@ -217,9 +218,9 @@ def _at(trust, y, x, base_y, base_x):
     if not np.ndim(trust):
         return trust
     at = [np.minimum(np.arange(CELL // 2, n + CELL // 2, CELL), n - 1) for n in y.shape]
-    cells = [np.clip((place[at[0][:, None], at[1]] + base[at[1]]) // CELL, 0, n - 1).astype(np.intp)
+    cells = [np.clip((place[at[0][:, None], at[1]] + base[at[1]]) * (1 / CELL), 0, n - 1).astype(np.intp)
              for place, base, n in ((y, base_y, trust.shape[0]), (x, base_x, trust.shape[1]))]
-    return trust[tuple(cells)].repeat(CELL, 0)[:y.shape[0]].repeat(CELL, 1)[:, :y.shape[1]]
+    return trust[tuple(cells)].repeat(CELL, 1)[:, :y.shape[1]].repeat(CELL, 0)[:y.shape[0]]
 
 
 def _near(flags):
