@@ -63,29 +63,22 @@ def plan(folders, night, cal, batch, output):
             complain(f"{frame['raw']}: {frame['reason']}")
 
 
-INVENTORY = "name raw kind object target filter exptime temp binning camera night date_obs state used origin masters reason".split()
+INVENTORY = dict.fromkeys("name raw kind object target filter exptime temp binning camera night date_obs state used "
+                          "origin masters reason".split(), "datatype: string") | {
+    "exptime": "unit: s, datatype: float64", "temp": "unit: deg_C, datatype: float64", "used": "datatype: bool"}
 
 
 def inventory(path, frames):
-    """Write the inventory, a row a frame, only if it changed."""
-    import io as memory
-    import numpy as np
-    from astropy.table import Column, MaskedColumn, Table
+    """Write the inventory, a row a frame, only if it changed: ECSV, as astropy.table (and its 0.2 s) would."""
     from apfunc import io
-    units = {"exptime": "s", "temp": "deg_C"}
-    table = Table()
-    for key in INVENTORY:
-        values = [f[key] for f in frames]
-        if key in units:
-            table[key] = MaskedColumn(np.array([v if v is not None else 0 for v in values], float),
-                                      mask=[v is None for v in values], unit=units[key])
-        elif key == "used":
-            table[key] = Column(np.array(values, bool))
-        else:
-            table[key] = Column(np.array([str(v or "") for v in values], dtype=str))
-    stream = memory.StringIO()
-    table.write(stream, format="ascii.ecsv")
-    io.write_text(path, stream.getvalue(), only_if_changed=True)
+    lines = ["# %ECSV 1.0", "# ---", "# datatype:"]
+    lines += [f"# - {{name: {name}, {kind}}}" for name, kind in INVENTORY.items()]
+    lines += ["# schema: astropy-2.0", " ".join(INVENTORY)]
+    for frame in frames:
+        cells = ["" if frame[name] is None else str(frame[name]) for name in INVENTORY]
+        lines.append(" ".join('"' + cell.replace('"', '""') + '"' if not cell or set(cell) & set(' "\n') else cell
+                              for cell in cells))
+    io.write_text(path, "\n".join(lines) + "\n", only_if_changed=True)
 
 
 @command(click.Argument(["folder"]), "output")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from apfunc.cli_night import INVENTORY, inventory
 from apfunc import batch, ingest, plan, rules
 
 NIGHT = "2024-05-01"
@@ -201,3 +202,14 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
     assert len(read) == 3
     (raw / "a.fit").unlink()
     assert [r["name"] for r in ingest.ingest(ingest.find([raw])[0], out / "raw", cache)] == ["b"] and os.listdir(out / "raw") == ["b.fits"]
+
+
+def test_the_inventory_is_ecsv_as_astropy_writes_it(tmp_path):
+    from astropy.table import Table
+    frame = dict.fromkeys(INVENTORY, "a b") | {"name": 'say "c"', "object": "", "exptime": 30.5, "temp": None, "used": True}
+    inventory(tmp_path / "frames.ecsv", [frame, frame | {"name": "Cat's\tEye", "exptime": None, "used": False}])
+    table = Table.read(tmp_path / "frames.ecsv", format="ascii.ecsv")
+    table.write(tmp_path / "again.ecsv", format="ascii.ecsv")
+    assert (tmp_path / "frames.ecsv").read_text() == (tmp_path / "again.ecsv").read_text()
+    assert list(table["name"]) == ['say "c"', "Cat's\tEye"] and str(table["exptime"].unit) == "s"
+    assert list(table["temp"].mask) == [True, True] and list(table["used"]) == [True, False]
