@@ -47,3 +47,5 @@ def main():
         expected = isinstance(error, (OSError, ValueError))
         complain(str(error) if expected else f"{type(error).__name__}: {error} (a mistake in apfunc: -vv shows where)")
         sys.exit(1)
+    finally:
+        gc.freeze()  # or Python looks for garbage in all that was imported, several times, before it ends
