@@ -87,6 +87,7 @@ def each(pairs, work, record_failure=False, write=None, read=None):
             complain(with_stage(source, error))
             continue
         write(target, *result)
+        del result  # or its memory is not there for the next
         if target != "-":
             say(f"{source} -> {target}")
     if failed:

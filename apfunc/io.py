@@ -112,9 +112,13 @@ def read_all(source, planes=tuple(PLANES)):
 
 def unread(source):
     """The image of a file without its pixels: the data are one NaN seen as an array of the right shape."""
-    import numpy as np
     header, shape = read_header(source)
-    return np.broadcast_to(np.float32(np.nan), shape), header
+    return _no_pixels(shape), header
+
+
+def _no_pixels(shape):
+    import numpy as np
+    return np.broadcast_to(np.float32(np.nan), shape)
 
 
 def read_header(source):
@@ -224,7 +228,7 @@ def write_like(target, source, header):
         if str(target) == "-" or not plain or [h.name for h in planes] != [name for name in PLANES if name in hdus]:
             (data, _), found = read_all(source)
             return write(target, (data, header), found)
-        new = hdus_of((unread(source)[0], header), {h.name: h.section[:1, :1] for h in planes})
+        new = hdus_of((_no_pixels(main.shape), header), {h.name: h.section[:1, :1] for h in planes})
         new.update_extend()
         head = new[0].header.tostring().encode("ascii")
         start = main.fileinfo()["datLoc"]
