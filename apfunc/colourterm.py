@@ -10,7 +10,7 @@ helps: k is five times its error and the ratios of the stars scatter a fifth les
 import numpy as np
 
 from apfunc import psfmatch, starflux
-from apfunc.continuum import matched, measured, places, same_grid, sky_free
+from apfunc.continuum import APERTURE, matched, measured, places, same_grid, sky_free
 from apfunc.header import history, number, text
 
 SURE = 5.0  # errors that k must differ from none
@@ -33,12 +33,12 @@ def colourterm(line, cont, other):
     header = cont[1].copy()
     data, _, noises = zip(*map(sky_free, (line, cont, other)))
     gains = [number(image[1], "EGAIN") for image in (line, cont, other)]
-    x, y = places(data[0], data[1], noises[0], noises[1], None)
+    x, y = places(data[1], noises[1])
     shapes = [psfmatch.profile(d, x[:100], y[:100], n, g) for d, n, g in zip(data[1:], noises[1:], gains[1:])]
     if any(p is None for p, _ in shapes):
         return cont
     widths = [psfmatch.fwhm(p) for p, _ in shapes]
-    light = measured(data, x, y, float(np.clip(1.5 * max(widths), 2.5, 15)), gains)
+    light = measured(data, x, y, float(np.clip(APERTURE * max(widths), 2.5, 15)), gains)
     k, error, left, typical = _slope(*light)
     if not np.isfinite(k):
         return cont

@@ -15,7 +15,8 @@ AGREE = 3.0  # sigmas between the two scales above which they disagree
 FEWEST = 3  # stars for a scale from stars
 BEST = 0.005  # error of a ratio of fluxes, relative, that flat fields, neighbours and apertures leave at best
 COLOURS = 0.01  # least scatter of the ratios of stars, which differ in colour: a few bright ones must not decide
-LEFT = 0.25  # share of the PSF's effect on the scale that matching may leave; goes into the error
+APERTURE = 1.3  # radius of the discs that stars are measured in, in FWHM of the softer image
+LEFT = 0.15  # share of the PSF's effect on the scale that matching may leave; goes into the error
 GRID = {"CRVAL1": 1e-5, "CRVAL2": 1e-5, "CRPIX1": 0.05, "CRPIX2": 0.05, "CD1_1": 1e-8, "CD2_2": 1e-8}  # may differ by
 
 
@@ -49,10 +50,10 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     header = line[1].copy()
     (one, skyl, noisel), (two, skyc, noisec) = (sky_free(image) for image in (line, cont))
     gains = [number(image[1], "EGAIN") for image in (line, cont)]
-    x, y = places(one, two, noisel, noisec, stars)
+    x, y = places(two, noisec, stars)
     shapes = [psfmatch.profile(d, x[:100], y[:100], n, g) for d, n, g in zip((one, two), (noisel, noisec), gains)]
     widths = [np.nan if p is None else psfmatch.fwhm(p) for p, _ in shapes]
-    radius = float(np.clip(1.5 * np.nanmax([3.0 if np.isnan(widths).all() else 0.0, *widths]), 2.5, 15))
+    radius = float(np.clip(APERTURE * np.nanmax([3.0 if np.isnan(widths).all() else 0.0, *widths]), 2.5, 15))
     light = measured((one, two), x, y, radius, gains)
     by_stars, used = before, _ = _from_stars(*light)
     convolved = "none"
@@ -106,17 +107,14 @@ def sky_free(image):
     return out, sky, noise
 
 
-def places(one, two, noisel, noisec, stars):
-    """Integer positions of the stars, those of the table or those seen in the sum of both, brightest first."""
+def places(two, noise, stars=None):
+    """Integer positions of the stars, those of the table or those in the broad band, brightest first."""
     if stars is not None:
         good = np.asarray(stars["flags"] == 0) if "flags" in stars.colnames else np.ones(len(stars), bool)
         x, y = (np.rint(np.asarray(stars[c], "f8")[good]).astype(int) for c in ("x", "y"))
-        inside = (x >= 12) & (y >= 12) & (x < one.shape[1] - 12) & (y < one.shape[0] - 12)
+        inside = (x >= 12) & (y >= 12) & (x < two.shape[1] - 12) & (y < two.shape[0] - 12)
         return x[inside][:starflux.MOST], y[inside][:starflux.MOST]
-    both = two * np.float32(noisel / max(noisec, 1e-9))
-    both += one
-    both *= np.float32(1 / max(noisel, 1e-9))
-    return starflux.peaks(both, np.sqrt(2))
+    return starflux.peaks(two, noise)
 
 
 def measured(images, x, y, radius, gains):
@@ -202,8 +200,9 @@ def _choice(scale, by_stars, by_pixels, count):
         (a, ea), (b, eb) = by_stars, by_pixels
         if not np.isfinite(b + eb) or min(ea, eb) <= 0 or abs(a - b) > AGREE * np.hypot(ea, eb):
             return *by_stars, "stars"
-        mean, formal = np.average([a, b], weights=[ea**-2, eb**-2]), (ea**-2 + eb**-2)**-0.5
-        return float(mean), float(np.hypot(formal, (a - b) / 2)), "both"  # what they do not share is part of the error
+        weights = [ea**-2, eb**-2]  # the two share their photons and their stars' colours: no mean has a smaller error
+        mean, error = (np.average(v, weights=weights) for v in ([a, b], [ea, eb]))
+        return float(mean), float(np.hypot(error, (a - b) / 2)), "both"
     if np.isfinite(by_pixels[0]):  # too few stars to be sure: where they differ from the pixels, the error says so
         return by_pixels[0], float(np.hypot(by_pixels[1], np.nan_to_num(by_stars[0] - by_pixels[0]))), "pixels"
     if np.isfinite(by_stars[0]):

@@ -5,7 +5,9 @@
 M is the quotient of the two Moffat profiles that fit the stars of the two images; its wings reach as far as theirs.
 The B_k (narrow Gaussians times low polynomials, each of zero sum) mend what a Moffat profile cannot, by least
 squares over the cut-outs of the stars, sharp * K = blurred (Alard & Lupton 1998, ApJ 503, 325), with a prior that keeps
-the c_k at zero where the stars are too few or too faint to tell.  The sum of K is one: fluxes stay.
+the c_k at zero where the stars are too few or too faint to tell.  The noise of the sharp cut-outs is in the model too:
+what it adds to the normal equations, known from the sky, is taken off, or the fit would blur to smooth it away
+(errors in variables; Fuller 1987, Measurement Error Models).  The sum of K is one: fluxes stay.
 """
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from apfunc import psf
 from apfunc.starflux import cutouts, median
 
-PRIOR = 0.02  # expected size of the coefficients, relative to the sum of the kernel
+PRIOR = 0.06  # expected size of the coefficients, relative to the sum of the kernel
 SLOPE = (0.28, 0.1)  # 1/beta of stars under a usual sky, and how much it varies
 ALIKE = 0.05  # and how much between two images of one telescope
 
@@ -131,9 +133,11 @@ def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach):
     one, two, fluxes = one[good], two[good], fluxes[:, good]
     if len(one) == 0:
         return np.zeros(len(parts))
+    rim = distance > reach - 2
+    local = [np.maximum(n, 1.4826 * median(np.abs(cut - median(cut)[:, None])))  # a nebula's knots count as noise
+             for n, cut in zip(noises, (cutouts(sharp, x[good], y[good], reach)[0][:, rim], two[:, rim]))]
     one = np.nan_to_num(one - median(one)[:, None]) / fluxes[0][:, None]
     spectrum = np.fft.rfft2(one.reshape(-1, whole, whole))
-    rim = distance > reach - 2
 
     def through(k):
         padded = np.zeros((whole, whole))
@@ -143,13 +147,17 @@ def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach):
 
     two = (two - two[:, rim].mean(1)[:, None]) / fluxes[1][:, None]
     spread = np.sqrt((base**2).sum())
-    error = np.hypot(noises[0] * spread / fluxes[0], noises[1] / fluxes[1]) + 2e-4
+    error = np.hypot(local[0] * spread / fluxes[0], local[1] / fluxes[1]) + 2e-4
     weight = np.repeat(1 / error, size**2)
     rest = (two.reshape(-1) - through(base)) * weight
     design = np.stack([through(p) * weight for p in parts], 1)
+    flat = np.stack([p.ravel() for p in parts])
+    noise = size**2 * np.sum((noises[0] / fluxes[0] / error)**2)  # of the sharp image, in the design
     for _ in range(3):  # what does not fit (a neighbour, a cosmic ray) is left out
-        normal = design.T @ design + np.eye(len(parts)) / PRIOR**2
-        coefficients = np.linalg.solve(normal, design.T @ rest)
+        share = noise * (rest != 0).mean()
+        value, vector = np.linalg.eigh(design.T @ design - share * flat @ flat.T)
+        normal = vector * np.maximum(value, 0) @ vector.T + np.eye(len(parts)) / PRIOR**2
+        coefficients = np.linalg.solve(normal, design.T @ rest + share * flat @ base.ravel())
         left = rest - design @ coefficients
         keep = np.abs(left) < 6 * max(1.0, 1.4826 * np.median(np.abs(left)))
         rest, design = rest * keep, design * keep[:, None]

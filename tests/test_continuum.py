@@ -153,6 +153,26 @@ def test_kernel_matches_moffat_wings():
     assert soft[54:75, 54:75].sum() == pytest.approx(pair[1][54:75, 54:75].sum(), rel=3e-3)
 
 
+@pytest.mark.parametrize("widths", [(3.0, 3.2), (2.6, 3.6), (2.2, 4.8)])
+def test_kernel_does_not_blur_to_smooth_noise_away(widths):
+    """The sharp image is the noisy one (a narrow band): the kernel from it must match stars without noise."""
+    rng = np.random.default_rng(6)
+    size, n = 400, 49
+    x, y = (60 + 48 * np.arange(n) % 336 + rng.integers(-6, 7, n)), (30 + 48 * (np.arange(n) // 7) + rng.integers(-6, 7, n))
+    flux = 1000 * (1 + rng.pareto(1.0, n))
+    pair = np.zeros((2, size, size))
+    for a, b, f in zip(x, y, flux):
+        for image, fwhm, share in zip(pair, widths, (1, 15)):
+            image[b - 20:b + 21, a - 20:a + 21] += share * f * moffat(41, 20, 20, fwhm)
+    pair = [(d + rng.normal(0, 8, d.shape)).astype("f4") for d in pair]
+    brightest = np.argsort(-flux)
+    x, y, fluxes = x[brightest], y[brightest], np.stack([flux, 15 * flux])[:, brightest]
+    profiles = psfmatch.alike([psfmatch.profile(d, x, y, 8.0) for d in pair])
+    kernel = psfmatch.kernel(*pair, x, y, profiles, fluxes, (8.0, 8.0))
+    one, two = (moffat(81, 40, 40, fwhm) for fwhm in widths)
+    assert psfmatch.convolve(one.astype("f4"), kernel) == pytest.approx(two, abs=0.025 * two.max())
+
+
 def test_slope_is_unbiased_with_noise_in_both():
     rng = np.random.default_rng(3)
     pulls, found = [], []
