@@ -50,7 +50,7 @@ def colourterm(line, cont, other):
     header["CONTCOLF"] = (text(other[1], "FILTER") or "", "filter of the second broad band")
     if not used:
         return cont[0], header
-    one, two, _ = matched(*data[1:], x, y, light[:, 1:], psfmatch.alike(shapes), widths, noises[1:])
+    one, two, _ = matched(*data[1:], x, y, light[:, 1:], psfmatch.alike(shapes), widths, noises[1:], gains[1:])
     header.remove("SATURATE", ignore_missing=True)
     history(header, "colourterm", k=float(k), other=text(other[1], "FILTER") or "")
     return np.float32(1 - k) * one + np.float32(k / typical) * two, header

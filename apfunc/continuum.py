@@ -58,7 +58,7 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     by_stars, used = before, _ = _from_stars(*light)
     convolved = "none"
     if match and np.isfinite(widths).all():
-        one, two, convolved = matched(one, two, x, y, light, psfmatch.alike(shapes), widths, (noisel, noisec))
+        one, two, convolved = matched(one, two, x, y, light, psfmatch.alike(shapes), widths, (noisel, noisec), gains)
         by_stars, used = _from_stars(*measured((one, two), x, y, radius, gains))
     by_pixels = _from_pixels(one, two, radius)
     unmatched = LEFT * np.nan_to_num(by_stars[0] - before[0])
@@ -123,7 +123,7 @@ def measured(images, x, y, radius, gains):
     return np.stack([starflux.fluxes(d, x, y, radius, g, clear) for d, g in zip(images, gains)], axis=1)
 
 
-def matched(one, two, x, y, light, shapes, widths, noises):
+def matched(one, two, x, y, light, shapes, widths, noises, gains):
     """Both images with one PSF, and which of them was convolved for it."""
     flux, error, half = light
     good = starflux.good_stars(flux, error, half)
@@ -131,7 +131,7 @@ def matched(one, two, x, y, light, shapes, widths, noises):
     good[good] = plain  # not those with a nebula on them
     a, b = (0, 1) if widths[0] <= widths[1] else (1, 0)
     kernel = psfmatch.kernel((one, two)[a], (one, two)[b], x[good], y[good], (shapes[a], shapes[b]),
-                             flux[[a, b]][:, good], (noises[a], noises[b]))
+                             flux[[a, b]][:, good], (noises[a], noises[b]), gains[a])
     soft = psfmatch.convolve((one, two)[a], kernel)
     return (soft, two, "line") if a == 0 else (one, soft, "continuum")
 

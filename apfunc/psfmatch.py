@@ -89,11 +89,11 @@ def _moffat(p, x, y):
     return (1 + (2**p[psf.SLOPE] - 1) * q)**(-1 / p[psf.SLOPE])
 
 
-def kernel(sharp, blurred, x, y, profiles, fluxes, noises):
+def kernel(sharp, blurred, x, y, profiles, fluxes, noises, gain=None):
     """The kernel (odd square float32, sum 1) that matches the stars at integer (x, y) of `sharp` to `blurred`.
 
     profiles: of `profile`, of sharp and blurred; fluxes: (2, n) of the stars, to bring each pair of cut-outs to one
-    scale; noises: of a sky pixel, of the two images.
+    scale; noises: of a sky pixel, of the two images; gain: [electron/adu] of the sharp one, None: no photon noise.
     """
     narrow, wide = fwhm(profiles[0]), fwhm(profiles[1])
     half = int(np.ceil(np.clip(6 * wide, 10, 32)))
@@ -104,7 +104,7 @@ def kernel(sharp, blurred, x, y, profiles, fluxes, noises):
     core = gaussian(1.5 * blur, half)  # all are narrow: the wings are the profiles' business
     parts = [p - p.sum() * core for p in parts]
     # base itself is fitted too: it takes up that the two apertures do not hold the same share of the light
-    coefficients = _fit(sharp, blurred, x, y, fluxes, noises, base, [*parts, base], int(np.ceil(2.5 * wide)))
+    coefficients = _fit(sharp, blurred, x, y, fluxes, noises, base, [*parts, base], int(np.ceil(2.5 * wide)), gain)
     out = (1 + coefficients[-1]) * base + sum(c * p for c, p in zip(coefficients, parts))
     return (out / out.sum()).astype("f4")
 
@@ -120,7 +120,7 @@ def gaussian(width, half, i=0, j=0):
     return np.outer(v, u)
 
 
-def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach):
+def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach, gain):
     """Coefficients of `parts`: ridge least squares over all pixels within `reach` of the stars."""
     half = len(base) // 2
     size, whole = 2 * reach + 1, 2 * (reach + half) + 1
@@ -134,8 +134,9 @@ def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach):
     if len(one) == 0:
         return np.zeros(len(parts))
     rim = distance > reach - 2
+    rims = cutouts(sharp, x[good], y[good], reach)[0][:, rim], two[:, rim]
     local = [np.maximum(n, 1.4826 * median(np.abs(cut - median(cut)[:, None])))  # a nebula's knots count as noise
-             for n, cut in zip(noises, (cutouts(sharp, x[good], y[good], reach)[0][:, rim], two[:, rim]))]
+             for n, cut in zip(noises, rims)]
     one = np.nan_to_num(one - median(one)[:, None]) / fluxes[0][:, None]
     spectrum = np.fft.rfft2(one.reshape(-1, whole, whole))
 
@@ -152,9 +153,10 @@ def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach):
     rest = (two.reshape(-1) - through(base)) * weight
     design = np.stack([through(p) * weight for p in parts], 1)
     flat = np.stack([p.ravel() for p in parts])
-    noise = size**2 * np.sum((noises[0] / fluxes[0] / error)**2)  # of the sharp image, in the design
+    photons = np.maximum(fluxes[0], 0) / gain if gain else 0
+    noise = (size**2 * noises[0]**2 + photons) / (fluxes[0] * error)**2  # of the sharp image, in the design
     for _ in range(3):  # what does not fit (a neighbour, a cosmic ray) is left out
-        share = noise * (rest != 0).mean()
+        share = np.sum(noise * (rest != 0).reshape(-1, size**2).mean(1))
         value, vector = np.linalg.eigh(design.T @ design - share * flat @ flat.T)
         normal = vector * np.maximum(value, 0) @ vector.T + np.eye(len(parts)) / PRIOR**2
         coefficients = np.linalg.solve(normal, design.T @ rest + share * flat @ base.ravel())
