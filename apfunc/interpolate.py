@@ -14,7 +14,7 @@ from math import comb
 import numpy as np
 
 BLOCK = 16  # rows or columns that are prefiltered by one matrix product
-LINES = 64  # lines of positions at a time, so that what is computed of them stays in the processor's cache
+LINES = 48  # lines of positions at a time, so that what is computed of them stays in the processor's cache
 
 
 def spline(t):

@@ -11,7 +11,7 @@ from apfunc.grid import rim
 
 NODE = 32  # [pixel] spacing of the nodes
 FAR = 1e6  # [pixel] stands for positions that the input's projection does not reach
-TILE = 256, 256  # rows and columns of a tile: few enough pixels for the processor's cache
+TILE = 448, 448  # rows and columns of a tile: the fewer, the less is prefiltered twice; more leave the processor's cache
 
 UNTOUCHED = "the frame does not touch the grid; check its solution, or take a grid of this target's frames"
 
