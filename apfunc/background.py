@@ -186,27 +186,30 @@ def median_filter(values, size=3):
     return np.median(windows, axis=(2, 3))
 
 
-def separable(data, kernel, strip=8):
+def separable(data, kernel, out=None, high=8, wide=16):
     """`data`, finite, filtered with the symmetric kernel (its half from the centre out) along both axes, zero outside.
 
-    Down the columns a strip at a time as one matrix product, then along the rows by shifted sums.
+    Products with small banded matrices: of `high` rows at a time, then of `wide` columns.  out: float32, to be filled.
     """
     kernel, half = np.asarray(kernel, "f4"), len(kernel) - 1
-    rows, columns = data.shape
-    apart = np.abs(np.arange(strip)[:, None] + half - np.arange(strip + 2 * half))
-    band = np.where(apart <= half, kernel[np.minimum(apart, half)], 0)
-    out, more = np.empty((rows, columns), "f4"), np.empty((strip, columns), "f4")
-    wide = np.zeros((strip, columns + 2 * half), "f4")
-    for top in range(0, rows, strip):
-        n, a, b = min(strip, rows - top), max(top - half, 0), min(top + strip + half, rows)
-        down, across, both = wide[:n], out[top:top + n], more[:n]
-        np.matmul(band[:n, a - top + half:b - top + half], data[a:b], out=down[:, half:half + columns])
-        np.multiply(down[:, half:half + columns], kernel[0], out=across)
-        for k in range(1, half + 1):
-            np.add(down[:, half - k:half - k + columns], down[:, half + k:half + k + columns], out=both)
-            both *= kernel[k]
-            across += both
+    (rows, columns), blocks = data.shape, -(-data.shape[1] // wide)
+    down, across = _band(kernel, high), _band(kernel, wide).T
+    out = np.empty((rows, columns), "f4") if out is None else out
+    strip, done = np.zeros((high, blocks * wide + 2 * half), "f4"), np.empty((high, blocks, wide), "f4")
+    windows = np.lib.stride_tricks.sliding_window_view(strip, wide + 2 * half, axis=1)[:, ::wide].transpose(1, 0, 2)
+    for top in range(0, rows, high):
+        n, a, b = min(high, rows - top), max(top - half, 0), min(top + high + half, rows)
+        np.matmul(down[:n, a - top + half:b - top + half], data[a:b], out=strip[:n, half:half + columns])
+        np.matmul(windows, across, out=done.transpose(1, 0, 2))
+        out[top:top + n] = done.reshape(high, -1)[:n, :columns]
     return out
+
+
+def _band(kernel, size):
+    """The matrix (size, size + 2 half) that filters `size` values with a symmetric kernel."""
+    half = len(kernel) - 1
+    apart = np.abs(np.arange(size)[:, None] + half - np.arange(size + 2 * half))
+    return np.where(apart <= half, kernel[np.minimum(apart, half)], 0)
 
 
 def starts(size, box, most=None):

@@ -114,12 +114,12 @@ def _alike(frame, y, x, noise):
     return groups
 
 
-def peaks(flat, sky, width, sigma):
+def peaks(flat, sky, width, sigma, out=None):
     """Pixels (y, x), most significant first, where the frame, filtered with a Gaussian of FWHM `width`, has a maximum
-    `sigma` times its noise above what lies round it."""
+    `sigma` times its noise above what lies round it.  out: a float32 frame to hold the filtered one."""
     by, bx, _, noise = sky
     kernel = gaussian(width)
-    filtered = background.separable(flat, kernel)
+    filtered = background.separable(flat, kernel, out)
     left = 2 * (kernel**2).sum() - kernel[0] ** 2  # of the noise of a pixel, along both axes
     y, x = maxima(filtered, sigma * left * float(noise.min()))
     local = left * at_pixels(by, noise, bx, y, x)

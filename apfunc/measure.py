@@ -16,7 +16,8 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     bad, full: bad and saturated pixels; sky: of `detect.flatten`; along: pixels of trails or None; gain or None.
     A nebula is taken off `flat` in place.
     """
-    y, x = detect.peaks(flat, sky, width, 0.8 * sigma)
+    light = np.empty(flat.shape, "f4")
+    y, x = detect.peaks(flat, sky, width, 0.8 * sigma, light)
     groups = detect.saturated(full)
     y, x = _one_each(full, groups, y[:MANY], x[:MANY], width)
     if along is not None:
@@ -28,7 +29,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     p[:, [A, X, Y]] = np.stack([np.maximum(flat[y, x], noise), x, y], 1)
 
     # places and heights with a round PSF; then the frame's own PSF from the best
-    light = np.zeros(flat.shape, "f4")  # of all stars found so far; NaN where a pixel says nothing
+    light[:] = 0  # from now on of all stars found so far; NaN where a pixel says nothing
     light.reshape(-1)[hidden] = np.nan
     inner = tuple(v[:np.count_nonzero(np.hypot(*offsets) <= 1.2 * width)] for v in offsets)
     p = starfit.refit(flat, light, y, x, inner, None, p, noise, passes=3, near=0.5)[0]
