@@ -8,6 +8,8 @@ Each box of the mesh gives one value, the mode of its clipped pixels, `2.5 media
 gives every pixel its sky in two small matrix products.
 """
 
+import functools
+
 import numpy as np
 
 from apfunc import header as hdr
@@ -127,7 +129,7 @@ def clipped(values, full=0.0):
     row = np.arange(len(values))
     zero = np.where(count > 0, values[row, count // 2 - (count > 1)], 0)
     reach = CLIP * (values[row, count * 21 // 25 - (count > 1)] - values[row, count * 4 // 25]) / 2  # 3 sigma, nearly
-    low, high = (values < (zero - reach)[:, None]).sum(1), (values <= (zero + reach)[:, None]).sum(1)
+    low, high = _first(values < (zero - reach)[:, None]), _first(values <= (zero + reach)[:, None])
     low, high = np.where((count > 0) & (high > low), (low, high), (np.zeros_like(count), count))
     centred = values - zero[:, None]
     sums = [np.cumsum(v, axis=1, dtype="f8") for v in (centred, centred**2)]  # NaN, sorted to the end, is never asked
@@ -138,8 +140,8 @@ def clipped(values, full=0.0):
                   centred[row, np.minimum((low + high) // 2, values.shape[1] - 1)]) / 2
         sigma = np.sqrt(np.maximum(square - mean**2, 0) / (1 - tail))
         reach = CLIP * sigma + 1e-6 * np.abs(zero)
-        start = (centred < (median - reach).astype("f4")[:, None]).sum(1)
-        stop = (centred <= (median + reach).astype("f4")[:, None]).sum(1)
+        start = _first(centred < (median - reach).astype("f4")[:, None])
+        stop = _first(centred <= (median + reach).astype("f4")[:, None])
         start, stop = np.where(stop > start, (start, stop), (low, high))
         if (start == low).all() and (stop == high).all():
             break
@@ -149,9 +151,19 @@ def clipped(values, full=0.0):
     return np.where(empty, np.nan, mode), np.where(empty, np.nan, sigma)
 
 
+def _first(true):
+    """How many in each row are True; all of those come before the others."""
+    return np.where(true[:, -1], true.shape[1], true.argmin(1))
+
+
 def spline_matrix(knots, size):
     """Matrix (size, n) that takes n values at `knots` to the natural cubic spline at 0 … size-1; straight outside."""
-    n, at = len(knots), np.arange(size)
+    return _spline_matrix(tuple(knots), size).copy()
+
+
+@functools.lru_cache(maxsize=4)  # frames are mostly of one size
+def _spline_matrix(knots, size):
+    n, at, knots = len(knots), np.arange(size), np.array(knots)
     if n == 1:
         return np.ones((size, 1), "f4")
     step = np.diff(knots)

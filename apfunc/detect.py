@@ -161,12 +161,12 @@ def saturated(full):
 
     The widest rows of a group say where it is, so that a column bled out of it does not.
     """
-    at = np.flatnonzero(np.pad(full, ((0, 0), (0, 1))))  # the padding keeps runs of two rows apart
+    at, wide = np.flatnonzero(full), full.shape[1]
     if not len(at):
         return np.zeros(0), np.zeros(0), np.zeros(0)
-    first = np.flatnonzero(np.diff(at, prepend=-9) != 1)
+    first = np.flatnonzero((np.diff(at, prepend=-9) != 1) | (at % wide == 0))
     start, length = at[first], np.diff(first, append=len(at))
-    row, left = np.divmod(start, full.shape[1] + 1)
+    row, left = np.divmod(start, wide)
     right = left + length
     group = list(range(len(row)))  # union-find over the runs of saturated pixels
 

@@ -55,14 +55,21 @@ def settle(flat, light, y, x, offsets, p, noise, gain, sizes, width, moved, roun
     """
     some, p = tuple(v[::8] for v in offsets), p.copy()  # pixels that are looked at for changes
     seen = np.zeros((len(y), len(some[0])), "f4")  # what the others added there when a star was fitted last
+    cell = int(max(REACH[-1] * width, 6) + np.abs(offsets).max()) + 2  # stars two cells apart are out of each other's reach
+    row, column, near = y // cell + 1, x // cell + 1, np.arange(len(y))
     for _ in range(rounds):
-        others = detect.stamps(light, y, x, some) - psf.profiles(p, y, x, some)
-        k = np.flatnonzero((np.abs(others - seen) > CHANGED * noise[:, None]).any(1) | moved)
+        others = detect.stamps(light, y[near], x[near], some) - psf.profiles(p[near], y[near], x[near], some)
+        changed = (np.abs(others - seen[near]) > CHANGED * noise[near, None]).any(1) | moved[near]
+        k, others = near[changed], others[changed]
         if not len(k):
             break
         found, _ = refit(flat, light, y[k], x[k], offsets, p[k], p[k], noise[k], gain, passes=4, near=0.1)
         paint(light, y[k], x[k], found, noise[k], width, p[k], sizes[k])
-        seen[k], p[k], moved = others[k], found, False
+        seen[k], p[k], moved = others, found, np.zeros(len(y), bool)
+        touched = np.zeros((row.max() + 2, column.max() + 2), bool)
+        for i, j in np.ndindex(3, 3):
+            touched[row[k] + i - 1, column[k] + j - 1] = True
+        near = np.flatnonzero(touched[row, column])
     return p
 
 

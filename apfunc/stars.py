@@ -49,11 +49,14 @@ def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, sat
     data, header = np.asarray(image[0], "f4"), image[1]
     gain, readnoise = _known(hdr.gain, header, gain), _known(hdr.readnoise, header, readnoise)
     saturate = saturate if saturate is not None else hdr.number(header, "SATURATE")
-    bad = ~np.isfinite(data)
+    bad = np.isfinite(data)
+    np.logical_not(bad, out=bad)
     full = data >= saturate if saturate is not None else np.zeros(data.shape, bool)
     if mask is not None:
-        full |= (mask & hdr.SATURATED) != 0
-        bad |= (mask & (255 - hdr.SATURATED)) != 0
+        said = np.flatnonzero(mask != 0)  # a few pixels, mostly
+        bits = np.asarray(mask).reshape(-1)[said]
+        full.reshape(-1)[said[(bits & hdr.SATURATED) != 0]] = True
+        bad.reshape(-1)[said[(bits & (255 - hdr.SATURATED)) != 0]] = True
     meta = {k: header[k] for k in COPIED if header.get(k) not in (None, "") and header[k] == header[k]}
     meta |= {"NAXIS1": data.shape[1], "NAXIS2": data.shape[0], "TRAIL": 0,
              "SATFRAC": round(np.count_nonzero(full) / full.size, 8)}
