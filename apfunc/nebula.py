@@ -27,8 +27,8 @@ def find(flat, light, y, x, flux, full, noise, width):
     cells = background.separable(np.concatenate(parts), kernel)
     stars, reach = np.zeros(cells.shape, "f4"), len(kernel) - 1
     np.add.at(stars, _inside(y // step, x // step, cells.shape), np.maximum(flux, 0) / step**2)
-    expected = (2 * (kernel**2).sum() - kernel[0] ** 2) * noise / step, 0.1 * background.separable(stars, kernel)
-    power = background.separable(cells**2, kernel) / (expected[0] ** 2 + expected[1] ** 2)
+    white = float(2 * (kernel**2).sum() - kernel[0] ** 2) * noise / step  # a number, so that all stays float32
+    power = background.separable(cells**2, kernel) / (white**2 + (0.1 * background.separable(stars, kernel)) ** 2)
     cells *= np.maximum(1 - CLEAR / np.maximum(power, 1e-6), 0)
     burnt = _inside(*(v // step for v in np.divmod(np.flatnonzero(full), full.shape[1])), cells.shape)
     for row, column in set(zip(*(v.tolist() for v in burnt))):
