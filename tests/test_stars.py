@@ -484,6 +484,31 @@ def test_light_follows_the_stars():
     assert np.allclose(back[:, :3], new[:, :3], rtol=0.01)
 
 
+def test_settle_against_looking_at_all_stars_in_each_round():
+    rng, width = np.random.default_rng(5), 2.5
+    centre = rng.uniform(10, 290, (60, 2))  # groups of stars that touch each other, far apart
+    place = np.concatenate([centre + rng.normal(0, 4, centre.shape) for _ in range(4)])
+    p = np.repeat(psf.star(width), len(place), 0)
+    p[:, psf.A], p[:, [psf.X, psf.Y]] = rng.uniform(50, 3000, len(p)), place
+    y, x = np.rint(place[:, 1]).astype(int), np.rint(place[:, 0]).astype(int)
+    noise, flat, light = np.full(len(p), 5.0), rng.normal(0, 5, (300, 300)).astype("f4"), np.zeros((300, 300), "f4")
+    sizes = starfit.paint(flat, y, x, p, noise, width)
+    start = p.copy()
+    start[:, psf.A] *= rng.uniform(0.8, 1.2, len(p))
+    starfit.paint(light, y, x, start, noise, width, sizes=sizes)
+    offsets, moved = psf.disc(5), rng.random(len(p)) < 0.1
+    some, slow, shine = tuple(v[::8] for v in offsets), start.copy(), light.copy()
+    seen, again = np.zeros((len(p), len(some[0])), "f4"), moved
+    for _ in range(5):
+        others = detect.stamps(shine, y, x, some) - psf.profiles(slow, y, x, some)
+        k = np.flatnonzero((np.abs(others - seen) > starfit.CHANGED * noise[:, None]).any(1) | again)
+        found, _ = starfit.refit(flat, shine, y[k], x[k], offsets, slow[k], slow[k], noise[k], passes=4, near=0.1)
+        starfit.paint(shine, y[k], x[k], found, noise[k], width, slow[k], sizes[k])
+        seen[k], slow[k], again = others[k], found, False
+    fast = starfit.settle(flat, light, y, x, offsets, start, noise, None, sizes, width, moved)
+    assert np.array_equal(fast, slow) and np.array_equal(light, shine)
+
+
 def test_rough_is_the_scatter_round_a_place():
     from scipy.ndimage import gaussian_filter
     rng, none = np.random.default_rng(40), np.zeros((300, 300), "f4")
