@@ -9,10 +9,11 @@ which has the least noise that the accepted frames allow.
 
 import numpy as np
 
-from apfunc import common, merge, seeing, stacked
+from apfunc import bands, common, merge, seeing, stacked
 from apfunc import header as hdr
 
 MEMORY = 240e6  # [byte] of the frames' rows that are held at once
+STRIP = 32  # rows that are read and scaled at a time
 TILE = 400000  # values of all frames in a tile: few enough for the processor's cache
 UNEVEN = 1.15  # ratio of the widest stars to the sharpest from which on a star must not lack a frame in some pixels
 HARM = hdr.BAD | hdr.COSMIC | hdr.TRAIL | hdr.NODATA
@@ -60,8 +61,8 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
     space = [np.empty((count, step + 2 * halo, shape[1]), kind) for kind in ("f4", "f4", "u1")]
     for top in range(0, shape[0], step):
         bottom = min(top + step, shape[0])
-        data[top:bottom], weight[top:bottom], more = _band(frames, facts, top, bottom, space, method, sigma)
-        sums += more
+        part = data[top:bottom], weight[top:bottom]
+        sums += _band(frames, facts, top, bottom, space, method, sigma, *part)
     facts["fwhm"] = _fwhm(data, facts)
     facts["weight"], facts["rejected"] = sums[0] / np.maximum(sums[1], 1), sums[2] / np.maximum(sums[1], 1)
     if facts["share"] is not None:
@@ -74,7 +75,7 @@ def measure(frames, scale="auto", order=1):
 
     scale, its source and reference exposure; photon, excess, slack and wing (see apfunc.merge); fwhm [pixel]; level
     and noise in the stack's units; surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y,
-    mesh_x; saturate: of the stack.  Measured on strips of a large frame, on all of it where these have too few common stars.
+    mesh_x; saturate: of the stack.  Measured on strips of a large frame, on all where these have too few common stars.
     """
     headers = [header for (_, header), _, _ in frames]
     for at in common.stripes(frames[0][0][0].shape[0]):
@@ -120,9 +121,12 @@ def _stars(frames, at):
 
 def _sample(frame, at):
     """(data, bits) of the rows `at` of a frame, read strip by strip."""
-    ends = [*(np.flatnonzero(np.diff(at) != 1) + 1), len(at)]
-    parts = [_read((frame[0], None, frame[2]), slice(at[a], at[b - 1] + 1)) for a, b in zip([0, *ends], ends)]
-    return tuple(np.concatenate(plane) if len(plane) > 1 else plane[0] for plane in list(zip(*parts))[::2])
+    columns = frame[0][0].shape[1]
+    data, bits = np.empty((len(at), columns), "f4"), np.empty((len(at), columns), "u1")
+    ends = [0, *(np.flatnonzero(np.diff(at) != 1) + 1), len(at)]
+    for a, b in zip(ends, ends[1:]):
+        _read(frame, at[a], data[a:b], None, bits[a:b])
+    return data, bits
 
 
 def _excess(frame, noise):
@@ -135,8 +139,8 @@ def _excess(frame, noise):
     return max(1.0, noise**2 * float(np.median(some[some > 0]))) if (some > 0).any() else 1.0
 
 
-def _band(frames, facts, top, bottom, space, method, sigma):
-    """Rows top … bottom of the stack: data, weight, and (3, frames): sums of weight, pixels and outliers.
+def _band(frames, facts, top, bottom, space, method, sigma, data, weight):
+    """Rows top … bottom of the stack into data and weight; gives (3, frames): sums of weight, pixels and outliers.
 
     `space` is what the frames' rows go into: three arrays (frames, rows and twice the halo, columns).
     """
@@ -146,44 +150,48 @@ def _band(frames, facts, top, bottom, space, method, sigma):
     mesh = facts["mesh_y"], facts["mesh_x"], first, last, shape[1]
     d, w, bits = (plane[:, :last - first] for plane in space)
     for k, frame in enumerate(frames):
-        _scaled(frame, slice(first, last), facts, k, mesh, d[k], w[k], bits[k])
+        _scaled(frame, facts, k, mesh, d[k], w[k], bits[k])
     rest = None if facts["rest"] is None else common.between(facts["rest"], *mesh)  # a function of columns
-    data, weight, sums = np.empty(d.shape[1:], "f4"), np.empty(d.shape[1:], "f4"), np.zeros((3, count))
+    keep, sums = slice(top - first, bottom - first), np.zeros((3, count))
     wide = max(64, TILE // (count * (last - first)))
     for left in range(0, shape[1], wide):
-        a, b = max(left - halo, 0), min(left + wide + halo, shape[1])
-        inner = slice(left - a, left - a + min(wide, shape[1] - left))
+        right = min(left + wide, shape[1])
+        a, b = max(left - halo, 0), min(right + halo, shape[1])
         part = d[:, :, a:b], w[:, :, a:b], bits[:, :, a:b], None if rest is None else rest(a, b)
         value, total, more = _tile(*part, facts, method, sigma)
-        data[:, left:left + wide], weight[:, left:left + wide] = value[:, inner], total[:, inner]
+        data[:, left:right], weight[:, left:right] = (v[keep, left - a:right - a] for v in (value, total))
         sums += more
-    keep = slice(top - first, bottom - first)
-    return data[keep], weight[keep], sums
+    return sums
 
 
-def _scaled(frame, rows, facts, k, mesh, d, w, bits):
-    """Rows of frame k in the stack's units and its mask, into d, w and bits.
+def _scaled(frame, facts, k, mesh, d, w, bits):
+    """Rows of frame k in the stack's units and its mask, into d, w and bits; STRIP rows at a time, for the cache.
 
     Pixels that are not trusted get the weight they have with its sign changed, those without a value 0 and weight 0.
     """
-    values, plane, bits[:] = _read(frame, rows)
-    np.multiply(values, np.float32(facts["scale"][k]), out=d)
-    d -= common.evaluate(facts["surface"][k], *mesh)
-    if plane is None:
-        w[:] = 1 / facts["noise"][k] ** 2
-    else:
-        np.multiply(plane, np.float32(1 / facts["scale"][k] ** 2), out=w)
-    kinds = int(np.bitwise_or.reduce(bits, axis=None))
-    if kinds & hdr.NODATA:
-        none = (bits & np.uint8(hdr.NODATA)) != 0
-        np.copyto(d, 0, where=none)
-        np.copyto(w, 0, where=none)
-    if kinds & HARM & ~hdr.NODATA:
-        y, x = np.divmod(np.flatnonzero((bits & np.uint8(HARM & ~hdr.NODATA)) != 0), d.shape[1])
-        w[y, x] *= -1
-        if facts["fwhm"].max() > UNEVEN * facts["fwhm"].min():
-            star = (d[y, x] > 3 * facts["noise"][k]) & (bits[y, x] & np.uint8(hdr.TRAIL | hdr.NODATA) == 0)
-            w[y[star], x[star]] = 1 / facts["noise"][k] ** 2
+    mesh_y, mesh_x, first, last, columns = mesh
+    square = facts["noise"][k] ** 2
+    for a in range(0, last - first, STRIP):
+        b = min(a + STRIP, last - first)
+        value, weight, flags = d[a:b], w[a:b], bits[a:b]
+        _read(frame, first + a, value, weight, flags)
+        value *= np.float32(facts["scale"][k])
+        value -= common.evaluate(facts["surface"][k], mesh_y, mesh_x, first + a, first + b, columns)
+        if frame[1] is None:
+            weight[:] = 1 / square
+        else:
+            weight *= np.float32(1 / facts["scale"][k] ** 2)
+        kinds = int(np.bitwise_or.reduce(flags, axis=None))
+        if kinds & hdr.NODATA:
+            none = (flags & np.uint8(hdr.NODATA)) != 0
+            np.copyto(value, 0, where=none)
+            np.copyto(weight, 0, where=none)
+        if kinds & HARM & ~hdr.NODATA:
+            y, x = np.divmod(np.flatnonzero((flags & np.uint8(HARM & ~hdr.NODATA)) != 0), columns)
+            weight[y, x] *= -1
+            if facts["fwhm"].max() > UNEVEN * facts["fwhm"].min():
+                star = (value[y, x] > 3 * facts["noise"][k]) & (flags[y, x] & np.uint8(hdr.TRAIL | hdr.NODATA) == 0)
+                weight[y[star], x[star]] = 1 / square
 
 
 def _tile(d, w, bits, rest, facts, method, sigma):
@@ -258,18 +266,21 @@ def _shares(factors, seeing, fwhm):
     return None if (share == share[0]).all() else share / share.max()
 
 
-def _read(frame, rows):
-    """(data, weight, bits) of some rows: float32, float32 or None, uint8 (with NODATA and SATURATED of the data)."""
-    (source, header), weight, mask = frame
-    data = np.asarray(source[rows], "f4")
-    bits = np.zeros(data.shape, "u1") if mask is None else np.asarray(mask[rows], "u1")
-    known = np.isfinite(data)
-    if not known.all():
-        bits = bits | np.uint8(hdr.NODATA) * ~known
+def _read(frame, first, data, weight, bits):
+    """The rows of a frame from `first` on, into data and bits (with NODATA and SATURATED of the data), and into weight
+    where both the frame and the caller have one."""
+    (source, header), plane, mask = frame
+    bands.fill(source, first, data)
+    bits[:] = 0
+    if mask is not None:
+        bands.fill(mask, first, bits)
+    if not np.isfinite(data.sum()) and not (known := np.isfinite(data)).all():
+        bits |= np.uint8(hdr.NODATA) * ~known
     saturate = hdr.number(header, "SATURATE")
     if mask is None and saturate is not None:
         bits |= np.uint8(hdr.SATURATED) * (data >= saturate)
-    return data, None if weight is None else np.asarray(weight[rows], "f4"), bits
+    if plane is not None and weight is not None:
+        bands.fill(plane, first, weight)
 
 
 def _checked(images, weights, masks):

@@ -16,16 +16,15 @@ Two frames are compared with each other: m is the `innocent` of them, noise_k th
 Only what exceeds the least noise of a tile is looked at in such detail.
 """
 
-import functools
-
 import numpy as np
+
+from apfunc.ranks import LOW, halved, median, rank
 
 COHERENT = 0.45  # noise of a mean over 3 x 3 interpolated pixels, in that of a pixel
 ENOUGH, FEW = 25, 5  # of more frames the median is that of so many, evenly chosen, unless fewer than FEW have a value
 STRONG = 4  # times its limit is an outlier strong, which takes its neighbours with it
 LOBE, NEAR = 0.35, 3  # at most: depth of the dark lobes beside a cosmic ray in its height, how far off they are [pixel]
 WING = 16  # [pixel] from how far off, nearly, a star's light tells how bright its wing may be (3 k + 1)
-LOW = 4  # of two or four values the lower middle one stands for the median
 
 
 def halo(frames, wing):
@@ -86,24 +85,28 @@ def merge(d, w, good, rest, photon, excess, slack, wing, sigma=4.0, method="clip
 def outliers(d, middle, two, w, good, photon, excess, slack, wing, sigma, strong=False):
     """Boolean (frames, rows, columns): the outliers of d from the median; `strong`: only the strong ones; `two`: see
     `limits`."""
-    padded = np.zeros((len(d), middle.shape[0] + 2, middle.shape[1] + 2), "f4")  # with a rim of zeros
-    inner, least_times, coherent = padded[:, 1:-1, 1:-1], STRONG if strong else 1, 9 * COHERENT * sigma
-    np.subtract(d, middle, out=inner)
-    if not good.all():
-        np.copyto(inner, 0, where=~good)
-    sums = None if strong else box(padded)
-    doubtful = np.zeros(middle.shape, bool)
+    shape, some = (len(d), middle.shape[0] + 2, middle.shape[1] + 2), not good.all()
+    off = np.zeros(shape, "f4")  # with a rim of zeros
+    doubtful, scratch = np.zeros(middle.shape, bool), [np.empty(shape[1:], "f4") for _ in range(2)]
     for k in range(len(d)):
-        least = np.sqrt(excess[k] / max(w[k].max(), np.float32(1e-30)))
-        doubtful |= np.abs(inner[k]) > np.float32(least_times * sigma * least)
+        inner, size = off[k, 1:-1, 1:-1], scratch[0][1:-1, 1:-1]
+        np.subtract(d[k], middle, out=inner)
+        if some:
+            np.copyto(inner, 0, where=~good[k])
+        least = sigma * np.sqrt(excess[k] / max(w[k].max(), np.float32(1e-30)))
+        doubtful |= np.abs(inner, out=size) > np.float32((STRONG if strong else 1) * least)
         if not strong:
-            doubtful |= np.abs(sums[k]) > np.float32(coherent * least)
+            sums = box(off[k], *scratch)
+            doubtful |= np.abs(sums, out=sums) > np.float32(9 * COHERENT * least)
     y, x = np.divmod(np.flatnonzero(doubtful), middle.shape[1])
     limit, mean_limit = limits(middle, two, w, photon, excess, slack, wing, sigma, y, x)
-    times = np.abs(inner[:, y, x]) / limit
-    with_rim = times > STRONG if strong else (times > STRONG) | (np.abs(sums[:, y, x]) > 9 * mean_limit)
-    out = np.zeros(padded.shape, bool)
-    k, at = np.nonzero(times > least_times)
+    times = np.abs(off[:, 1 + y, 1 + x]) / limit
+    with_rim = times > STRONG
+    if not strong:
+        sums = sum(off[:, y + dy, x + dx] for dy in (0, 1, 2) for dx in (0, 1, 2))
+        with_rim |= np.abs(sums) > 9 * mean_limit
+    out = np.zeros(shape, bool)
+    k, at = np.nonzero(times > (STRONG if strong else 1))
     out[k, 1 + y[at], 1 + x[at]] = True
     k, at = np.nonzero(with_rim)
     for dy in (0, 1, 2):
@@ -138,7 +141,7 @@ def limits(middle, two, w, photon, excess, slack, wing, sigma, y, x):
         known = known[:, two]
         noise[:, two] = np.where(known, np.where(known, noise[:, two], 0).sum(0) / np.maximum(known.sum(0), 1), np.inf)
         calm[two] *= np.float32(np.sqrt(len(w) / 1.57))
-    smooth = box(np.pad(middle, WING, mode="edge")[None])[0] / np.float32(9)
+    smooth = box(np.pad(middle, WING, mode="edge")) / np.float32(9)
     windows = np.lib.stride_tricks.sliding_window_view(smooth, (2 * WING - 1, 2 * WING - 1))
 
     def allowed(kind, places, of_noise):
@@ -152,9 +155,9 @@ def limits(middle, two, w, photon, excess, slack, wing, sigma, y, x):
             np.float32(COHERENT) * noise + allowed(slack, slice(WING - 4, WING + 3), 3.8) + wings)
 
 
-def spread(windows, y, x):
-    """Range of the windows (rows, columns, …, …) at the pixels (y, x): (n,)."""
-    parts = [np.ptp(windows[y[k:k + 4096], x[k:k + 4096]], axis=(1, 2)) for k in range(0, len(y), 4096)]
+def spread(windows, y, x, what=np.ptp):
+    """Range (or the like) of the windows (rows, columns, …, …) at the pixels (y, x): (n,)."""
+    parts = [what(windows[y[k:k + 4096], x[k:k + 4096]], axis=(1, 2)) for k in range(0, len(y), 4096)]
     return np.concatenate(parts) if parts else np.zeros(0, "f4")
 
 
@@ -163,12 +166,16 @@ def column(values, axes=3):
     return np.asarray(values, "f4").reshape(-1, *[1] * (axes - 1))
 
 
-def box(values):
-    """Sums over 3 x 3 pixels of values with a rim: (frames, rows, columns) of (frames, rows + 2, columns + 2)."""
-    lines = values[:, :-2] + values[:, 1:-1]
-    lines += values[:, 2:]
-    out = lines[:, :, :-2] + lines[:, :, 1:-1]
-    out += lines[:, :, 2:]
+def box(values, lines=None, out=None):
+    """Sums over 3 x 3 pixels of values with a rim: (…, rows, columns) of (…, rows + 2, columns + 2).
+
+    `lines` and `out`, if given, are what it works in, of the shape of `values`; the result lies in `out`.
+    """
+    lines = None if lines is None else lines[..., :-2, :]
+    lines = np.add(values[..., :-2, :], values[..., 1:-1, :], out=lines)
+    lines += values[..., 2:, :]
+    out = np.add(lines[..., :-2], lines[..., 1:-1], out=None if out is None else out[..., :-2, :-2])
+    out += lines[..., 2:]
     return out
 
 
@@ -214,15 +221,24 @@ def innocent(values, good, out=None):
 
 
 def pairs(middle, values, good):
-    """`middle` with that of `innocent` where but two frames are good, and where that is, or beside it: boolean."""
-    two = good.sum(0, dtype="u2") == 2
-    if not two.any():
-        return middle, two
-    y, x = np.nonzero(two)
-    first, last = good[:, y, x].argmax(0), len(good) - 1 - good[::-1, y, x].argmax(0)
-    couple = np.zeros((2, *two.shape), "f4")
-    couple[:, y, x] = values[first, y, x], values[last, y, x]
-    return np.where(two, innocent(couple, np.stack([two, two])), middle), highest(two, 1)
+    """`middle` with that of `innocent` where but two frames are good; and where that is, or beside it, boolean."""
+    beside = np.zeros((middle.shape[0] + 2, middle.shape[1] + 2), bool)
+    y, x = np.divmod(np.flatnonzero(~good.all(0)), middle.shape[1])
+    two = good[:, y, x].sum(0) == 2
+    y, x = y[two], x[two]
+    if len(y):
+        known = good[:, y, x]
+        first, last = values[known.argmax(0), y, x], values[len(good) - 1 - known[::-1].argmax(0), y, x]
+        more = np.zeros((middle.shape[0] + 2 * NEAR, middle.shape[1] + 2 * NEAR), "f4")
+        more[y + NEAR, x + NEAR] = first - last
+        windows = np.lib.stride_tricks.sliding_window_view(more, (2 * NEAR + 1, 2 * NEAR + 1))
+        up, down = (spread(windows, y, x, end) for end in (np.max, np.min))
+        middle = middle.copy()
+        middle[y, x] = np.where(up >= -down, last, first)
+        for dy in (0, 1, 2):
+            for dx in (0, 1, 2):
+                beside[y + dy, x + dx] = True
+    return middle, beside[1:-1, 1:-1]
 
 
 def highest(values, near=NEAR):
@@ -243,8 +259,9 @@ def mean(d, w, share=None):
 
     Added frame by frame, so that a pixel's value does not depend on how many pixels there are.
     """
-    total, value, square, term = np.zeros((4, *d.shape[1:]), "f4")
-    for k in range(len(d)):
+    total = w[0] * np.float32(1 if share is None else share[0])
+    value, square, term = d[0] * total, total * np.float32(1 if share is None else share[0]), np.empty_like(total)
+    for k in range(1, len(d)):
         part = w[k] if share is None else w[k] * np.float32(share[k])
         total += part
         value += np.multiply(d[k], part, out=term)
@@ -253,45 +270,3 @@ def mean(d, w, share=None):
     with np.errstate(invalid="ignore", divide="ignore"):
         value /= total
         return value, total if share is None else np.where(total > 0, total * total / square, 0).astype("f4")
-
-
-def rank(values, good):
-    """The values sorted along the first axis, those not good at the end as infinity; and the number of good ones."""
-    lanes = [np.where(g, v, np.float32(np.inf)) for v, g in zip(values, good)]
-    for i, j in network(len(lanes)):
-        lanes[i], lanes[j] = np.minimum(lanes[i], lanes[j]), np.maximum(lanes[i], lanes[j])
-    return lanes, good.sum(0, dtype="u1" if len(good) < 256 else "u4")
-
-
-@functools.cache
-def network(n):
-    """Compare-exchange pairs that sort n lanes: Batcher's odd-even merge sort (Knuth, TAOCP 3, 5.2.2 M)."""
-    pairs, p = [], 1
-    while p < n:
-        k = p
-        while k >= 1:
-            for j in range(k % p, n - k, 2 * k):
-                pairs += [(i + j, i + j + k) for i in range(min(k, n - j - k))
-                          if (i + j) // (2 * p) == (i + j + k) // (2 * p)]
-            k //= 2
-        p *= 2
-    return pairs
-
-
-@functools.cache
-def halved(n):
-    """What of `network` the middle lanes need: (i, j, whether the smaller is needed, whether the larger is)."""
-    needed, steps = {(n - 1) // 2, n // 2 if n > LOW else (n - 1) // 2}, []
-    for i, j in reversed(network(n)):
-        if i in needed or j in needed:
-            steps.append((i, j, i in needed, j in needed))
-            needed |= {i, j}
-    return steps[::-1]
-
-
-def median(ranked, count):
-    """Median of `count` sorted values (see LOW), 0 of none."""
-    ranked, c = np.stack(ranked), count.astype(np.intp)
-    lower = np.maximum(c - 1, 0) // 2
-    one, two = (np.take_along_axis(ranked, i[None], 0)[0] for i in (lower, np.where(c > LOW, c // 2, lower)))
-    return np.where(c > 0, (one + two) / 2, np.float32(0))

@@ -12,6 +12,7 @@ from apfunc import merge
 
 LEAST, MOST = 0.3, 6.0  # of slack
 LITTLE, WIDEST = 0.0125, 0.5  # of wing; less is none, for it saves the looking around
+MANY = 9  # frames from which on the median lies amidst the wings: wing is none
 UNKNOWN = 2.0  # slack without any star
 FIRST = 6  # [pixel] from where on the steepness near a pixel does not tell of a star any more
 
@@ -70,7 +71,7 @@ def wings(profiles, noise):
     profiles = profiles[:, np.isfinite(profiles[:, :, 0]).all(0)]
     profiles = profiles[:, profiles[:, :, 0].min(0) > 50 * np.median(noise)]
     frames, count, radii = profiles.shape
-    if frames < 2 or count < 3:
+    if not 2 <= frames < MANY or count < 3:
         return out
     profiles = profiles / profiles[:, :, :1].min(0)
     with warnings.catch_warnings():

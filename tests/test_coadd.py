@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apfunc import common, merge, seeing
+from apfunc import bands, common, io, merge, seeing
 from apfunc import header as hdr
 from apfunc.coadd import coadd
 
@@ -636,3 +636,23 @@ def test_rings_against_a_slow_one():
         for r in range(common.PROFILE + 1):
             some = data[(distance == r) & (bits == 0) & np.isfinite(data)] - 5
             assert ring[r] == pytest.approx(some.mean(), abs=1e-5) if some.size else np.isnan(ring[r])
+
+
+@pytest.mark.parametrize("ending", [".fits", ".fits.gz"])
+def test_rows_are_filled_in_as_they_are_read(tmp_path, ending):
+    data = np.random.default_rng(2).normal(0, 1, (50, 33)).astype("f4")
+    path = tmp_path / f"a{ending}"
+    hdus = fits.HDUList([fits.PrimaryHDU(data), fits.ImageHDU((data > 0).astype("u1"), name="MASK"),
+                         fits.ImageHDU((100 * data).astype("i2"), name="WHOLE")])
+    hdus.writeto(path)
+    for plane, kind in ((None, "f4"), ("MASK", "u1"), ("WHOLE", "f4")):
+        rows, _ = io.read_rows(path, plane)
+        out = np.empty((12, 33), kind)
+        bands.fill(rows, 7, out)
+        assert np.array_equal(out, rows[7:19])
+    if ending == ".fits":
+        rows, _ = io.read_rows(path)
+        with open(path, "r+b") as stream:
+            stream.truncate(2880 + 33 * 4 * 15)
+        with pytest.raises(ValueError, match="cut short"):
+            bands.fill(rows, 7, np.empty((12, 33), "f4"))
