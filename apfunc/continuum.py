@@ -29,7 +29,9 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     stars   Table of stars (x, y, flags; see apfunc.stars) to use instead of those found here.
     match   False: leave the PSFs as they are.
 
-    Returns float32 data in the units of `line`, zero where the field is darkest.  Header: a copy of the line's, with
+    Returns float32 data in the units of `line`, zero where the field is darkest: light that is the same all over it
+    cannot be told from sky.  A tilted sky is levelled where little but the tilt is seen (`level.darkest`).
+    Header: a copy of the line's, with
     CONTSCAL and CONTSERR (the factor used and its error), CONTSRC (both, stars, pixels or given), CONTSTAR and CONTSTER
     (factor from stars, error), CONTNST (stars), CONTPIX and CONTPXER (factor from pixels, error), CONTDIFF (their difference in sigmas),
     CONTAGRE (do they agree), CONTRESI (mean flux left in the stars, as a share of their continuum flux), CONTSKYL and
@@ -66,7 +68,7 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     s, error, source = _choice(scale, by_stars, by_pixels, len(used[0]))
     out = np.multiply(two, np.float32(-s), out=two)
     out += one
-    out -= np.float32(level.darkest(out))  # without stars in it, the sky shows more truly
+    out -= level.at(level.darkest(out), out.shape)  # without stars in it, the sky shows more truly
 
     _describe(header, cont[1], s, error, source, by_stars, by_pixels, used)
     for key, value, comment in (("CONTSKYL", skyl, "[adu] sky removed from the narrow band"),

@@ -12,6 +12,7 @@ from apfunc import starflux
 
 BELOW = 0.1  # the share of the field that is darker than the surface
 HIGHEST = 3  # degree that a sky without nebula may get
+TILTED = 0.4  # share of the range (10 to 90 %) of the levels that a tilted sky may leave
 PLAIN = 0.8  # share of the field that such a surface must explain to the noise
 
 
@@ -43,15 +44,25 @@ def skies(images, degree=None):
 
 
 def darkest(data):
-    """The level of the darkest tenth of an image, what the noise of the boxes makes of it set right."""
-    (levels,), (noises,), _, _ = starflux.boxes([data])
+    """The coefficients, for `at`, of the level of the darkest tenth of an image, what the noise of its boxes makes of
+    it set right; tilted where a plane takes away most of what the levels range over: no nebula is that even.
+    """
+    (levels,), (noises,), y, x = starflux.boxes([data])
     good = np.isfinite(levels)
     if not good.any():
-        return 0.0
-    error = 1.5 * np.median(noises[good]) / starflux.BOX  # of a box; neighbouring pixels are not independent
-    low = np.quantile(levels[good], BELOW) + 1.28 * error
-    near = levels[good & (np.abs(levels - low) <= 2 * error)]
-    return float(np.median(near)) if near.size else float(low)
+        return np.zeros((1, 1))
+    levels, noise, y, x = levels[good], np.median(noises[good]), y[good], x[good]
+    terms, tilt = _terms(y, x, 1), np.zeros(3)
+    if good.sum() >= 60:
+        tilt[1:] = _envelope(levels, terms, 0.5)[1:]
+    flat = levels - terms @ tilt
+    sky = TILTED * np.subtract(*np.quantile(levels, [0.9, 0.1])) > np.subtract(*np.quantile(flat, [0.9, 0.1]))
+    levels, tilt = (flat, tilt) if sky else (levels, np.zeros(3))
+    error = 1.5 * noise / starflux.BOX  # of a box; neighbouring pixels are not independent
+    low = np.quantile(levels, BELOW) + 1.28 * error
+    near = levels[np.abs(levels - low) <= 2 * error]
+    tilt[0] = np.median(near) if near.size else low
+    return _square(tilt, 1)
 
 
 def at(surface, shape, rows=slice(None), columns=slice(None)):

@@ -72,6 +72,18 @@ def test_stars_vanish_when_they_have_one_colour():
     assert core[0] < 0.35 * core[1]  # the halos that matching takes away
 
 
+def test_a_tilted_sky_is_levelled_and_a_nebula_over_the_field_is_not():
+    line, cont, halpha, _ = scene(9, blob=3e5)
+    plain, _ = continuum(line, cont)
+    y, x = np.mgrid[:384, :384] / 384
+    sloping, _ = continuum((line[0] + (20 * x - 12 * y).astype("f4"), line[1]), cont)
+    assert np.quantile(np.abs(sloping - plain), 0.99) < 0.3  # [adu]; the noise is 4
+    for wide in (60 * np.exp(-((x - 0.2)**2 + (y - 0.3)**2) / 0.3), 60 / (1 + np.exp((x - 0.5) / 0.05))):
+        veiled, _ = continuum((line[0] + wide.astype("f4"), line[1]), cont)
+        change = starflux.boxes([veiled - plain - wide])[0][0]
+        assert np.ptp(change) < 1.0
+
+
 def test_few_stars_and_by_hand_and_table():
     line, cont, halpha, stars = scene(7, stars=7, faintest=8000, colours=0)
     _, header = continuum(line, cont)
