@@ -33,8 +33,8 @@ def continuum(line, cont, scale=None, stars=None, match=True):
     cannot be told from sky.  A tilted sky is levelled where little but the tilt is seen (`level.darkest`).
     Header: a copy of the line's, with
     CONTSCAL and CONTSERR (the factor used and its error), CONTSRC (both, stars, pixels or given), CONTSTAR and CONTSTER
-    (factor from stars, error), CONTNST (stars), CONTPIX and CONTPXER (factor from pixels, error), CONTDIFF (their difference in sigmas),
-    CONTAGRE (do they agree), CONTRESI (mean flux left in the stars, as a share of their continuum flux), CONTSKYL and
+    (factor from stars, error), CONTNST (stars), CONTPIX and CONTPXER (factor from pixels, error), CONTDIFF (their
+    difference in sigmas), CONTAGRE (do they agree), CONTRESI (mean flux left in the stars, as a share of their continuum flux), CONTSKYL and
     CONTSKYC (skies removed), CONTCONV (which was convolved: line, continuum or none), CONTFWL and CONTFWC (FWHM
     before), CONTFILE and CONTFILT (the broad band's RAWFILE and FILTER).  A value that could not be had is absent.
     EGAIN, RDNOISE and SATURATE, which no longer describe the pixels, are dropped.  CONTSRC "both" is the weighted

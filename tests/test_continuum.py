@@ -170,7 +170,7 @@ def test_kernel_does_not_blur_to_smooth_noise_away(widths):
     """The sharp image is the noisy one (a narrow band): the kernel from it must match stars without noise."""
     rng = np.random.default_rng(6)
     size, n = 400, 49
-    x, y = (60 + 48 * np.arange(n) % 336 + rng.integers(-6, 7, n)), (30 + 48 * (np.arange(n) // 7) + rng.integers(-6, 7, n))
+    x, y = 60 + 48 * np.arange(n) % 336 + rng.integers(-6, 7, n), 30 + 48 * (np.arange(n) // 7) + rng.integers(-6, 7, n)
     flux = 1000 * (1 + rng.pareto(1.0, n))
     pair = np.zeros((2, size, size))
     for a, b, f in zip(x, y, flux):
