@@ -1,6 +1,6 @@
 """Rows of a plane into an array that is there already: fresh memory costs more than what is done to it."""
 
-import numpy as np
+import sys
 
 CUT = "the file is cut short; copy it again or leave it out"
 
@@ -19,7 +19,7 @@ def fill(rows, first, out):
         stream.seek(where["datLoc"] + first * out[:1].nbytes)
         if stream.readinto(memoryview(out).cast("B")) != out.nbytes:
             raise ValueError(CUT)
-    if out.dtype == "f4":
+    if out.dtype == "f4" and sys.byteorder == "little":
         out.byteswap(inplace=True)
 
 
