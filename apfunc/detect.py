@@ -147,7 +147,7 @@ def ring(width):
 
 def excess(rest, sky, width, strips=4, high=96):
     """By how much the noise that a filter of FWHM `width` leaves exceeds that of independent pixels (>= 1), from some
-    strips of a finite frame whose stars are gone: more than 1 where pixels were interpolated, bands run, faint stars crowd."""
+    strips of a finite frame without its stars: more than 1 where pixels were interpolated, bands run, stars crowd."""
     kernel, found = gaussian(width), []
     for top in background.starts(len(rest), min(high, len(rest)), strips):
         filtered = background.separable(rest[top:top + high], kernel)

@@ -55,7 +55,7 @@ def settle(flat, light, y, x, offsets, p, noise, gain, sizes, width, moved, roun
     """
     some, p = tuple(v[::8] for v in offsets), p.copy()  # pixels that are looked at for changes
     seen = np.zeros((len(y), len(some[0])), "f4")  # what the others added there when a star was fitted last
-    cell = int(max(REACH[-1] * width, 6) + np.abs(offsets).max()) + 2  # stars two cells apart are out of each other's reach
+    cell = int(max(REACH[-1] * width, 6) + np.abs(offsets).max()) + 2  # two cells apart, out of each other's reach
     row, column, near = y // cell + 1, x // cell + 1, np.arange(len(y))
     for _ in range(rounds):
         others = detect.stamps(light, y[near], x[near], some) - psf.profiles(p[near], y[near], x[near], some)
