@@ -128,7 +128,8 @@ def background(mask, model, keep_level, **options):
     return work
 
 
-@step("like", "flat", "mask", choice("kernel", "auto", "spline", "quintic", "lanczos3", "bilinear", "nearest", help="Interpolation."))
+@step("like", "flat", "mask",
+      choice("kernel", "auto", "quadratic", "spline", "quintic", "lanczos3", "bilinear", "nearest", help="Interpolation."))
 def resample(like, flat, mask, **options):
     """Resample onto the grid of --like; WEIGHT is the inverse variance [1/adu^2] of the sky there."""
     from apfunc import io

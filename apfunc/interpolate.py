@@ -17,6 +17,19 @@ BLOCK = 16  # rows or columns that are prefiltered by one matrix product
 LINES = 48  # lines of positions at a time, so that what is computed of them stays in the processor's cache
 
 
+def quadratic(t):
+    """Twice the three taps of the quadratic B-spline for the distance t in [-0.5, 0.5) from the nearest pixel: at pixels
+    -1, 0, 1."""
+    first, middle, last = taps = np.empty((3, *t.shape), "f4")
+    np.subtract(np.float32(0.5), t, out=first)
+    np.add(np.float32(0.5), t, out=last)
+    first *= first
+    last *= last
+    np.subtract(2, first, out=middle)  # they add up to two
+    middle -= last
+    return taps
+
+
 def spline(t):
     """Six times the four taps of the cubic B-spline for the fraction t in [0, 1): at pixels -1, 0, 1, 2."""
     first, second, third, last = taps = np.empty((4, *t.shape), "f4")
@@ -67,8 +80,8 @@ def nearest(t):
 
 
 # The taps, how many of them lie before pixel 0, and the reach [pixel] of the prefilter, beyond which it weighs 1e-7.
-KERNELS = {"spline": (spline, 1, 12), "quintic": (quintic, 2, 18), "lanczos3": (lanczos3, 2, 0),
-           "bilinear": (bilinear, 0, 0), "nearest": (nearest, 0, 0)}
+KERNELS = {"quadratic": (quadratic, 1, 9), "spline": (spline, 1, 12), "quintic": (quintic, 2, 18),
+           "lanczos3": (lanczos3, 2, 0), "bilinear": (bilinear, 0, 0), "nearest": (nearest, 0, 0)}
 
 
 def window(array, box, mode="edge"):
@@ -105,7 +118,7 @@ def inverse(count, kernel):
     what they add up to is made up for."""
     taps, before, reach = KERNELS[kernel]
     response = np.zeros(1024)
-    response[np.arange(-before, before + 1)] = taps(np.zeros(1, "f4"))[:-1, 0].astype(float)
+    response[np.arange(-before, before + 1)] = taps(np.zeros(1, "f4"))[:2 * before + 1, 0].astype(float)
     impulse = np.fft.ifft(1 / np.fft.fft(response)).real
     distance = np.abs(np.arange(count + 2 * reach) - np.arange(count)[:, None] - reach)
     return np.where(distance <= reach, impulse[np.minimum(distance, 512)], 0).astype("f4")
@@ -115,12 +128,13 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0):
     """Values at the positions (y + base_y, x + base_x) of an array of `coefficients`.
 
     y, x: float arrays of one shape, some hundred pixels from the bases; these: integers, or arrays of them for the
-    columns.  The array must reach 3 pixels beyond the positions.  Also returns the pixel below each position as one
-    index, floor(y) * columns + floor(x), and the fractions y - floor(y), x - floor(x) as float32.
+    columns.  The array must reach 3 pixels beyond the positions.  Also returns the pixel (i, j) below each position, of
+    the quadratic spline the nearest, as one index, i * columns + j, and the fractions y - i, x - j as float32.
     """
     taps, before, _ = KERNELS[kernel]
     width, pixels = coefficients.shape[1], coefficients.ravel()
-    i, j = np.floor(y), np.floor(x)
+    half = np.float32(0.5 if kernel == "quadratic" else 0)
+    i, j = np.floor(y + half), np.floor(x + half)
     down, across = (y - i).astype("f4", copy=False), (x - j).astype("f4", copy=False)
     start = (i * width + j).astype(np.intp)  # of whole numbers below 2^24: exact in single precision
     start += base_y * width + base_x - before * (width + 1)

@@ -40,6 +40,7 @@ def prepare(folder):
     """The frame of the stages, by plain NumPy: stage/frame.fits, solved.fits with its WCS, and 64x64 pixels of both."""
     import numpy as np
     from astropy.io import fits
+    from astropy.table import Table
     paths, known, stage = frames(folder), settings(folder), Path(folder) / "stage"
     if (stage / "settings.json").exists():
         return
@@ -53,11 +54,13 @@ def prepare(folder):
     data[raw >= 64000] = np.maximum(data[raw >= 64000], np.float32(saturate))
     header = fits.Header([c for c in header.cards if c.keyword not in ("BZERO", "BSCALE", "PEDESTAL")])
     header.update({"EGAIN": known["gain"], "RDNOISE": known["readnoise"], "SATURATE": saturate, "BUNIT": "adu"})
+    truth = Table.read(Path(folder) / "raw" / "truth" / "frames.ecsv", format="ascii.ecsv")
+    seeing = float(truth["fwhm_sampled"][truth["name"] == Path(paths["light", "R"][0]).name][0])
     wcs, centre = true_wcs(folder, Path(paths["light", "R"][0]).name, data.shape)
     for start, cut in (("", data), ("tiny", data[:64, :64])):
         fits.writeto(stage / f"{start}frame.fits", cut, header, overwrite=True)
         for name, factor in (("solved", 1.0), ("red", 1.0), ("green", 0.8), ("blue", 0.9)):
-            solved = fits.Header([*header.cards, *wcs.cards])
+            solved = fits.Header([*header.cards, *wcs.cards, ("FWHM", seeing, "[pixel] as apfunc astrometry writes it")])
             fits.writeto(stage / f"{start}{name}.fits", cut * np.float32(factor), solved, overwrite=True)
     for name, path in (("tinyraw", paths["light", "R"][0]), ("tinybias", paths["bias"][0])):
         fits.writeto(stage / f"{name}.fits", fits.getdata(path)[:64, :64], fits.getheader(path), overwrite=True)

@@ -7,7 +7,7 @@ from astropy.wcs import WCS
 
 from apfunc import header as hdr
 from apfunc import interpolate, mapping, wcs
-from apfunc.resample import REPAIRED, resample
+from apfunc.resample import REPAIRED, WIDE, resample
 
 SHAPE = (256, 320)
 
@@ -67,12 +67,18 @@ def measured(data, x, y, radius=12):
 
 
 @pytest.mark.parametrize(
-    "kernel,offset,loss", [("spline", 0.004, 3e-4), ("lanczos3", 0.01, 1e-2), ("bilinear", 0.03, 2e-2)]
+    "kernel,fwhm,offset,loss",
+    [
+        ("quadratic", WIDE, 0.01, 1e-3),
+        ("spline", 3, 0.004, 3e-4),
+        ("lanczos3", 3, 0.01, 1e-2),
+        ("bilinear", 3, 0.03, 2e-2),
+    ],
 )
 @pytest.mark.parametrize("angle,sip", [(0.3, 0.0), (180.4, 2e-5), (37.0, 2e-5), (-90.0, 0.0)])
-def test_stars_keep_their_flux_and_place(kernel, offset, loss, angle, sip):
+def test_stars_keep_their_flux_and_place(kernel, fwhm, offset, loss, angle, sip):
     source = solution(angle, 0.97, (0.3, -0.4), sip, (380, 380))
-    data, x, y = field(source, shape=(380, 380))
+    data, x, y = field(source, fwhm, shape=(380, 380))
     (out, header), weight, mask = resample((data, header_of(source, (380, 380))), GRID, kernel=kernel)
     for px, py in zip(x, y):
         flux, cx, cy = measured(out, px, py)
@@ -139,15 +145,15 @@ def test_sample_against_its_slow_twin(kernel):
     value, start, s, t = interpolate.sample(padded, y, x, kernel)
     taps, before, _ = interpolate.KERNELS[kernel]
     for k in np.ndindex(y.shape):
-        i, j = int(np.floor(y[k])), int(np.floor(x[k]))
+        i, j = (int(np.floor(place[k] + (kernel == "quadratic") / 2)) for place in (y, x))
         wy, wx = (np.ravel(taps(np.full(1, fraction, "f4"))) for fraction in (y[k] - i, x[k] - j))
         slow = sum(a * b * padded[i + m - before, j + n - before] for m, a in enumerate(wy) for n, b in enumerate(wx))
         assert value[k] == pytest.approx(slow, abs=2e-6)
         assert start[k] == i * padded.shape[1] + j
-        assert sum(wy) == pytest.approx({"spline": 6, "quintic": 120}.get(kernel, 1), rel=1e-6)
+        assert sum(wy) == pytest.approx({"quadratic": 2, "spline": 6, "quintic": 120}.get(kernel, 1), rel=1e-6)
 
 
-@pytest.mark.parametrize("kernel,order", [("spline", 3), ("quintic", 5)])
+@pytest.mark.parametrize("kernel,order", [("quadratic", 2), ("spline", 3), ("quintic", 5)])
 @pytest.mark.parametrize("shape", [(40, 70), (130, 5), (1, 1), (3, 2)])
 def test_spline_is_that_of_scipy(shape, kernel, order):
     ndimage = pytest.importorskip("scipy.ndimage")
@@ -271,7 +277,7 @@ def test_repaired_pixels_keep_data_and_lose_weight():
     assert resample((data, half), GRID, mask)[1][100, 99] == pytest.approx((1 + REPAIRED) / 2 * usual, rel=1e-3)
 
 
-@pytest.mark.parametrize("kernel", ["spline", "lanczos3"])
+@pytest.mark.parametrize("kernel", ["quadratic", "spline", "lanczos3"])
 def test_no_dark_rings_beside_saturated_stars(kernel):
     rng = np.random.default_rng(4)
     data = np.minimum(rng.normal(100, 5, SHAPE) + star(150, 120, 3e6, 2.5), 60000).astype("f4")
