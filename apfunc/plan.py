@@ -10,6 +10,7 @@ from datetime import date
 from apfunc.names import band, safe
 
 SAME_EXPTIME = 0.02  # darks within 2 % (or half a second) of an exposure count as of that exposure
+FLAT_DARK = 10  # a dark so many times as long as a flat is not scaled down to it
 SAME_TEMP = 1.5  # Celsius: frames further apart are different groups
 
 
@@ -196,7 +197,11 @@ def serve(frame, groups, needed):
 
 
 def serve_group(group, groups, needed):
-    """The bias and dark that go into a master of darks or flats."""
+    """The bias and dark that go into a master of darks or flats.
+
+    A dark more than FLAT_DARK times as long as a flat is left out where there is a bias: it would take a ten-thousandth
+    off the flat, its hot pixels are in the bad-pixel map, and make need not wait for it.
+    """
     if group["master"] or group["kind"] == "bias":
         return
     like = dict(group["frames"][0], temp=group["temp"], exptime=group["exptime"], night=group["night"])
@@ -205,7 +210,9 @@ def serve_group(group, groups, needed):
         needed[bias["name"]] = bias
     if group["kind"] == "flat":
         dark = group["dark"] = choose_dark(like, groups, bias)
-        if dark:
+        if dark and bias and (dark["exptime"] or 0) > FLAT_DARK * (group["exptime"] or float("inf")):
+            group["dark"] = None
+        elif dark:
             needed[dark["name"]] = dark
             serve_group(dark, groups, needed)
 
