@@ -214,7 +214,7 @@ def pour(hdus, out):
         if hdu.data is not None:
             high = max(1, (1 << 19) // max(hdu.data[:1].nbytes, 1))
             for top in range(0, len(hdu.data), high):
-                out.write(hdu.data[top:top + high].astype(hdu.data.dtype.newbyteorder(">")).tobytes())
+                out.write(hdu.data[top:top + high].astype(hdu.data.dtype.newbyteorder(">"), order="C").data)
             out.write(bytes(-hdu.data.nbytes % 2880))
 
 
