@@ -36,8 +36,8 @@ def scene(seed=1, size=384, stars=70, narrow=3.3, broad=2.6, blob=3e5, colours=0
     halpha *= blob / halpha.sum()
     line += halpha
     images = []
-    for data, sky, sigma, name in ((line, 20, noise[0], "Ha"), (cont, 300, noise[1], "R")):
-        data = rng.poisson(2 * (data + sky)) / 2 + rng.normal(0, sigma, data.shape)
+    for data, level, sigma, name in ((line, 20, noise[0], "Ha"), (cont, 300, noise[1], "R")):
+        data = rng.poisson(2 * (data + level)) / 2 + rng.normal(0, sigma, data.shape)
         images.append((data.astype("f4"), Header({"EGAIN": 2.0, "FILTER": name, "RAWFILE": f"{name}.fits"})))
     return *images, halpha, Table({"x": x, "y": y, "flux": flux})
 
@@ -219,13 +219,13 @@ def test_colour_term_is_found_and_used_where_it_helps():
     x, y = rng.uniform(15, size - 16, (2, 60))
     flux, colour = np.minimum(6000 * (1 + rng.pareto(1.0, 60)), 1e5), rng.uniform(-0.4, 0.4, 60)
     images = []
-    for light, fwhm, sky, name in ((flux * SCALE * (1 + term * colour), 3.0, 20, "Ha"), (flux, 2.6, 300, "r"),
+    for light, fwhm, level, name in ((flux * SCALE * (1 + term * colour), 3.0, 20, "Ha"), (flux, 2.6, 300, "r"),
                                    (0.6 * flux * (1 + colour), 3.2, 200, "g")):
         data = np.zeros((size, size))
         for a, b, f in zip(x, y, light):
             top, left = (int(np.clip(round(v) - 30, 0, size - 61)) for v in (b, a))
             data[top:top + 61, left:left + 61] += f * moffat(61, a - left, b - top, fwhm)
-        data = rng.poisson(2 * (data + sky)) / 2 + rng.normal(0, 2, data.shape)
+        data = rng.poisson(2 * (data + level)) / 2 + rng.normal(0, 2, data.shape)
         images.append((data.astype("f4"), Header({"EGAIN": 2.0, "FILTER": name})))
     narrow, broad, other = images
     mixed = colourterm(narrow, broad, other)
