@@ -154,6 +154,7 @@ def resample(like, flat, mask, **options):
 def stars(images, mask, output, update, shared, record_failure, regions, psf, epsf, **options):
     """Find stars and measure position, flux, FWHM, ellipticity; writes the star table."""
     from apfunc import io
+    from apfunc.tables import write_table
     from apfunc.stars import region, stars
 
     def work(source, image, planes):
@@ -164,7 +165,7 @@ def stars(images, mask, output, update, shared, record_failure, regions, psf, ep
         return source, table
 
     def write(target, source, table):
-        io.write_table(target, table)
+        write_table(target, table)
         if regions:
             io.write_text(filled(regions, source), region(table))
         if psf:

@@ -149,11 +149,11 @@ def sky_around(tables, catalog, cache, network):
          "output", "record")
 def field(images, catalog, cache, network, timeout, key, output, record_failure):
     """Build the field catalogue of a target from the star tables of its frames, tied to the sky."""
-    from apfunc import io
+    from apfunc.tables import read_table, write_table
     from apfunc.field import field
     from apfunc.solvers import solver
     output = output_of(output, images)
-    tables = [io.read_table(p) for p in with_image(images)]
+    tables = [read_table(p) for p in with_image(images)]
     try:
         found = field(tables, sky_around(tables, catalog, cache, network),
                       solver(30 if timeout is None else timeout, key) if timeout != 0 else None)
@@ -162,7 +162,7 @@ def field(images, catalog, cache, network, timeout, key, output, record_failure)
             raise
         complain(f"{output}: {error}")
         return record(output, output, f"field: {error}")
-    io.write_table(output, found, only_if_changed=True)
+    write_table(output, found, only_if_changed=True)
 
 
 @command(IMAGES, click.Option(["--stars"], metavar="FILE",
@@ -174,6 +174,7 @@ def field(images, catalog, cache, network, timeout, key, output, record_failure)
 def astrometry(images, stars, field, catalog, cache, network, output, stars_out, update, shared, record_failure):
     """Solve a frame: a celestial WCS (TAN or TAN-SIP), zero point and flux scale in the header."""
     from apfunc import io
+    from apfunc.tables import write_table
     from apfunc.astrometry import astrometry
     pairs = pairs_of(images, output, update, shared, stars)
     if not pairs:
@@ -197,7 +198,7 @@ def astrometry(images, stars, field, catalog, cache, network, output, stars_out,
     def write(target, source, image, table, planes):
         if stars_out:
             make_folder(beside := filled(stars_out, source))
-            io.write_table(beside, table)
+            write_table(beside, table)
         io.write(target, image, planes) if planes is not None else io.write_like(target, source, image[1])
     each(pairs, named("astrometry", work), record_failure, write, read)
 
@@ -213,6 +214,7 @@ def astrometry(images, stars, field, catalog, cache, network, output, stars_out,
 def quality(images, inventory, keep, drop, output, accepted, **limits):
     """Judge each light from its navigated image (and star table beside it): a row and a verdict each."""
     from apfunc import io
+    from apfunc.tables import write_table
     from apfunc.quality import quality, quality_row
     rows = []
     for path in expand(images):
@@ -222,7 +224,7 @@ def quality(images, inventory, keep, drop, output, accepted, **limits):
         if frame["used"] and frame["kind"] == "unreadable" and frame["name"] not in {r["name"] for r in rows}:
             rows.append({k: frame[k] or "" for k in ("name", "object", "filter", "reason")})
     table = quality(rows, keep=keep.split(), drop=drop.split(), **given(limits))
-    io.write_table(output_of(output), table, only_if_changed=True)
+    write_table(output_of(output), table, only_if_changed=True)
     for line in summary(table):
         say(line)
     if accepted:
@@ -245,13 +247,13 @@ def summary(table):
 def row_of(path, quality_row):
     """The measurements of one light, or the reason why there are none."""
     from astropy.io import fits
-    from apfunc import io
+    from apfunc.tables import read_table
     from apfunc.names import stem
     header = fits.getheader(path)
     if header.get("REASON"):
         return {"name": stem(path), "object": header.get("OBJECT", ""), "filter": header.get("FILTER", ""),
                 "reason": header["REASON"]}
-    return quality_row(header, io.read_table(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
+    return quality_row(header, read_table(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
 
 
 def stacks_of(table, inventory):

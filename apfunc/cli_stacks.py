@@ -37,6 +37,7 @@ def readnoise(images, output):
     from apfunc import header, io
     from apfunc.ingest import describe
     from apfunc.readnoise import readnoise
+    from apfunc.tables import write_table
     groups = {}
     for path in expand(images) if images else []:
         with about(path):
@@ -52,7 +53,7 @@ def readnoise(images, output):
             complain(f"{camera}: {error}")
     if not tables:
         tables = [Table(names=("camera", "gain", "gain_err", "readnoise", "readnoise_err"), dtype=("U64", *["f8"] * 4))]
-    io.write_table(output_of(output), vstack(tables, metadata_conflicts="silent"))
+    write_table(output_of(output), vstack(tables, metadata_conflicts="silent"))
 
 
 @command("bias", "dark", "flats",

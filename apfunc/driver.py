@@ -163,20 +163,20 @@ def output_of(output, inputs=()):
 
 def read_table_of(path):
     """The Table of an option, or None without one."""
-    from apfunc import io
+    from apfunc.tables import read_table
     if path is None:
         return None
     with about(path):
-        return io.read_table(path)
+        return read_table(path)
 
 
 def records_of(path):
     """The rows of an option's table, as dicts; none without one."""
-    from apfunc import io
+    from apfunc.tables import read_records
     if path is None:
         return []
     with about(path):
-        return io.read_records(path)
+        return read_records(path)
 
 
 def mask_of(path, image, planes):

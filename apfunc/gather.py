@@ -39,7 +39,7 @@ def gather(folder, previews=True):
 
 
 def _table(path):
-    from apfunc.io import read_records
+    from apfunc.tables import read_records
     return read_records(path) if path.exists() else None
 
 

@@ -269,7 +269,8 @@ def write_night(folder, seed=1, progress=None, **options):
     import json
     from astropy.io import fits
     from apfunc.catalog import packaged
-    from apfunc.io import replacing, write_table, write_text
+    from apfunc.io import replacing, write_text
+    from apfunc.tables import write_table
     s = _settings(seed, options)
     if s["anchors"] is None:
         year = day.fromisoformat(s["date"])

@@ -377,18 +377,18 @@ def test_the_common_solution_agrees_with_one_big_least_squares():
 
 
 def test_tables_from_disk_give_the_same(tmp_path):
-    from apfunc import io
+    from apfunc.tables import read_table, write_table
 
     stars = sky()
     made = night(stars, filters=("r", "Ha"), per_filter=2)
     tables = [t for t, _ in made]
     for k, table in enumerate(tables):
-        io.write_table(tmp_path / f"{k}.fits", table)
-    read = [io.read_table(tmp_path / f"{k}.fits") for k in range(len(tables))]
+        write_table(tmp_path / f"{k}.fits", table)
+    read = [read_table(tmp_path / f"{k}.fits") for k in range(len(tables))]
     one, two = field(tables, catalog(stars)), field(read, catalog(stars))
     assert one.meta == two.meta
-    io.write_table(tmp_path / "field.fits", one)
-    kept = io.read_table(tmp_path / "field.fits")
+    write_table(tmp_path / "field.fits", one)
+    kept = read_table(tmp_path / "field.fits")
     assert {k: kept.meta[k] for k in one.meta} == dict(one.meta)
     first, second = (solved(t, f, made[0][1])[2][1] for t, f in ((tables[0], one), (read[0], kept)))
     assert "FLXSCALE" in first and first.tostring() == second.tostring()

@@ -11,6 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from apfunc import io
+from apfunc.tables import read_records, read_table, write_table
 
 RAMP = np.arange(12 * 9, dtype=np.uint16).reshape(12, 9) + 65000
 
@@ -90,26 +91,26 @@ def test_stdin_may_be_gzipped(monkeypatch, raw):
 @pytest.mark.parametrize("ending", ["fits", "ecsv", "csv"])
 def test_tables_survive(tmp_path, ending):
     table = Table({"x": [1.5, 2.5], "name": ["a", "b"]})
-    io.write_table(tmp_path / f"t.{ending}", table)
-    again = io.read_table(tmp_path / f"t.{ending}")
+    write_table(tmp_path / f"t.{ending}", table)
+    again = read_table(tmp_path / f"t.{ending}")
     assert list(again["x"]) == [1.5, 2.5] and list(again["name"]) == ["a", "b"]
 
 
 def test_records_are_the_rows_of_any_table(tmp_path):
     table = Table({"camera": ["a b", "say \"c\""], "gain": [1.25, np.nan], "n": [3, 4]}, meta={"SOURCE": "x # y"})
     for ending in ("ecsv", "csv", "fits"):
-        io.write_table(tmp_path / f"t.{ending}", table)
-        rows = io.read_records(tmp_path / f"t.{ending}")
+        write_table(tmp_path / f"t.{ending}", table)
+        rows = read_records(tmp_path / f"t.{ending}")
         assert [str(row["camera"]) for row in rows] == list(table["camera"])
         assert np.array_equal([float(row["gain"] or "nan") for row in rows], table["gain"], equal_nan=True)
         assert [int(row["n"]) for row in rows] == [3, 4]
     Table({"camera": ["a"], "gain": np.ma.array([1.0], mask=[True])}).write(tmp_path / "m.ecsv")
-    assert io.read_records(tmp_path / "m.ecsv") == [{"camera": "a", "gain": None}]
+    assert read_records(tmp_path / "m.ecsv") == [{"camera": "a", "gain": None}]
     Table({"camera": ["a"], "gain": [2.0]}).write(tmp_path / "d.ecsv", delimiter=",")
-    assert [float(row["gain"]) for row in io.read_records(tmp_path / "d.ecsv")] == [2.0]
+    assert [float(row["gain"]) for row in read_records(tmp_path / "d.ecsv")] == [2.0]
     (tmp_path / "e.ecsv").write_bytes(b"SIMPLE")
     with pytest.raises(ValueError, match="not a table"):
-        io.read_records(tmp_path / "e.ecsv")
+        read_records(tmp_path / "e.ecsv")
 
 
 def test_odd_header_cards_do_not_cost_the_frame(tmp_path):

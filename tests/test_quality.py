@@ -124,11 +124,11 @@ def test_targets_and_filters_are_judged_apart():
 
 
 def test_the_table_is_the_contract(tmp_path):
-    from apfunc import io
+    from apfunc.tables import read_table, write_table
     table = quality([light("a"), {"name": "b", "reason": "cut short"}])
     assert tuple(table.colnames) == COLUMNS
-    io.write_table(tmp_path / "quality.csv", table)
-    back = io.read_table(tmp_path / "quality.csv")
+    write_table(tmp_path / "quality.csv", table)
+    back = read_table(tmp_path / "quality.csv")
     assert back["verdict"].tolist() == ["accept", "reject"] and back["nstars"][0] == table["nstars"][0]
     assert len(quality([])) == 0 and tuple(quality([]).colnames) == COLUMNS
 

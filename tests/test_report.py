@@ -12,6 +12,7 @@ from astropy.table import MaskedColumn, Table
 from apfunc import io, page, svg
 from apfunc.gather import gather
 from apfunc.report import report, warnings
+from apfunc.tables import write_table
 
 PNG = b"\x89PNG not looked into"
 HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "a & b", "'; drop", "\u202egnp.exe", "x\ny",
@@ -210,9 +211,9 @@ def test_gather_reads_the_products_of_a_night(tmp_path):
     given = night(names=("x-1", "x-2", "x-3"))
     for folder in ("navigated", "coadd", "continuum", "masters", "composite"):
         (tmp_path / folder).mkdir()
-    io.write_table(tmp_path / "frames.ecsv", given["inventory"])
-    io.write_table(tmp_path / "quality.csv", given["quality"])
-    io.write_table(tmp_path / "masters/readnoise.ecsv", given["readnoise"])
+    write_table(tmp_path / "frames.ecsv", given["inventory"])
+    write_table(tmp_path / "quality.csv", given["quality"])
+    write_table(tmp_path / "masters/readnoise.ecsv", given["readnoise"])
     io.write(tmp_path / "navigated/x-1.fits", (frame, fits.Header({"FOCUSPOS": 7})),
              {"MASK": np.zeros(frame.shape, "u1")})
     fits.PrimaryHDU(header=fits.Header({"REASON": "no stars"})).writeto(tmp_path / "navigated/x-2.fits")

@@ -569,7 +569,7 @@ def test_options_win_over_the_header():
 
 
 def test_table_survives_a_fits_file_and_nothing_is_changed(tmp_path):
-    from apfunc import io
+    from apfunc.tables import read_table, write_table
     shape = 300, 300
     x, y = places(20, shape, 40, seed=29)
     data, header = frame(paint(shape, x, y, 40000.0), AIRMASS=1.3, CRVAL1=83.6, XPIXSZ=9.0)
@@ -580,8 +580,8 @@ def test_table_survives_a_fits_file_and_nothing_is_changed(tmp_path):
     assert (data == before).all() and header == cards and not mask.any()
     again = stars((data, header), mask)
     assert all((table[c] == again[c]).all() for c in table.colnames) and table.meta == again.meta
-    io.write_table(tmp_path / "s.fits", table)
-    back = io.read_table(tmp_path / "s.fits")
+    write_table(tmp_path / "s.fits", table)
+    back = read_table(tmp_path / "s.fits")
     assert back.meta["FWHM"] == table.meta["FWHM"] and back.meta["GRIDFWHM"] == table.meta["GRIDFWHM"]
     assert back.meta["AIRMASS"] == 1.3 and back.meta["CRVAL1"] == 83.6 and back.meta["OBJECT"] == "M 1"
     assert "RA" not in back.meta
