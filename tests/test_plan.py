@@ -204,6 +204,20 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
     assert [r["name"] for r in ingest.ingest(ingest.find([raw])[0], out / "raw", cache)] == ["b"] and os.listdir(out / "raw") == ["b.fits"]
 
 
+@pytest.mark.parametrize("exptime, bias, served", [(60, True, False), (30, True, True), (4, True, True), (60, False, False)])
+def test_a_flat_takes_no_dark_of_ten_times_its_exposure(tmp_path, exptime, bias, served):
+    """The flats last 4 s; without a bias to take off, a dark can only serve as it is."""
+    calibration(tmp_path / "raw", (exptime,))
+    frame(tmp_path / "raw", "m1.fit", OBJECT="M 1", FILTER="R", EXPTIME=float(exptime))
+    if not bias:
+        for path in (tmp_path / "raw").glob("bias*"):
+            path.unlink()
+    frames, groups = planned(tmp_path / "raw", tmp_path / "out")
+    flat, = (g for g in groups.values() if g["kind"] == "flat")
+    assert bool(flat["dark"]) == served and bool(flat["bias"]) == bias
+    assert "dark" in {groups[m]["kind"] for m in frames["m1"]["masters"].split()}
+
+
 def test_the_inventory_is_ecsv_as_astropy_writes_it(tmp_path):
     from astropy.table import Table
     frame = dict.fromkeys(INVENTORY, "a b") | {"name": 'say "c"', "object": "", "exptime": 30.5, "temp": None, "used": True}

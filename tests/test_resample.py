@@ -88,6 +88,14 @@ def test_stars_keep_their_flux_and_place(kernel, fwhm, offset, loss, angle, sip)
     assert out.dtype == weight.dtype == np.float32 and mask.dtype == np.uint8
 
 
+@pytest.mark.parametrize("fwhm,angle,kernel", [(WIDE, 37, "quadratic"), (3.4, 37, "spline"), (None, 37, "spline"),
+                                               (1.6, 37, "quintic"), (1.6, 8, "spline")])
+def test_auto_suits_the_seeing(fwhm, angle, kernel):
+    header = header_of(solution(angle), **({} if fwhm is None else {"FWHM": fwhm}))
+    (_, found), _, _ = resample((np.ones(SHAPE, "f4"), header), GRID)
+    assert f"kernel={kernel}" in found["HISTORY"][-1]
+
+
 @pytest.mark.parametrize("angle,parity", [(37.0, -1), (45.0, 1), (123.0, -1), (8.0, -1)])
 def test_undersampled_stars_keep_their_flux(angle, parity):
     """Pixel-integrated stars of FWHM 1.6, each at another place in its pixel."""
