@@ -54,7 +54,9 @@ def read_records(source):
 
 
 def _kind(column):
-    """What all the values of a column of text are: int, float or str."""
+    """What all the values of a column of text are: int, float or str; 0012 is a name, not a number."""
+    if any(re.match(r"-?0\d", value) for value in column):
+        return str
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             [kind(value) for value in column if value]

@@ -108,6 +108,9 @@ def test_records_are_the_rows_of_any_table(tmp_path):
     assert read_records(tmp_path / "m.ecsv") == [{"camera": "a", "gain": None}]
     Table({"camera": ["a"], "gain": [2.0]}).write(tmp_path / "d.ecsv", delimiter=",")
     assert [float(row["gain"]) for row in read_records(tmp_path / "d.ecsv")] == [2.0]
+    (tmp_path / "n.csv").write_text("name,n,x,reason\n0012,7,1e-3,\n0013,-8,,clouded\n")  # frames may be numbered
+    assert read_records(tmp_path / "n.csv") == [{"name": "0012", "n": 7, "x": 0.001, "reason": None},
+                                                {"name": "0013", "n": -8, "x": None, "reason": "clouded"}]
     (tmp_path / "e.ecsv").write_bytes(b"SIMPLE")
     with pytest.raises(ValueError, match="not a table"):
         read_records(tmp_path / "e.ecsv")
