@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from apfunc import raw
 from apfunc.header import BADPIX_BITS, text
 
-SMALL, MEDIUM, LARGE = 240, 900, 1400  # pixels of the longer side: lights and masters, stacks, composites
+SMALL, MEDIUM, LARGE = 240, 900, 1400  # pixels of the longer side, about: lights and masters, stacks, composites
 
 
 def gather(folder, previews=True):
@@ -49,9 +50,9 @@ def _read(path, size=None):
     For a thumbnail of `size` pixels only every n-th pixel is taken, several to each of its own; NaN stays NaN.
     """
     from astropy.io import fits
-    from apfunc.io import read, read_thin
+    from apfunc.io import read_thin
     try:
-        return read_thin(path, 3 * size) if size else read(path)
+        return read_thin(path, size and 3 * size)
     except ValueError as error:
         header = fits.Header()
         with contextlib.suppress(OSError):
@@ -75,17 +76,16 @@ def _residuals(folder, names, most=24):
 
     A dict of arrays: x, y [share of the frame, 0 to 1], east, north [arcsec]; None without any.
     """
-    from astropy.io import fits
     from apfunc.names import safe
+    from apfunc.tables import read_columns
     fields, parts = {}, []
     for name in names[::-(-len(names) // most) or 1]:
         with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
-            with fits.open(folder / "navigated" / f"{name}.stars.fits", memmap=False) as hdus:
-                stars, header = hdus[1].data, hdus[1].header
+            stars, header = read_columns(folder / "navigated" / f"{name}.stars.fits")
             target = safe(text(header, "OBJECT") or "")
             if target not in fields:
-                with fits.open(folder / "fields" / f"{target}.fits", memmap=False) as hdus:
-                    fields[target] = hdus[1].data["ra"].astype("f8"), hdus[1].data["dec"].astype("f8")
+                known, _ = read_columns(folder / "fields" / f"{target}.fits")
+                fields[target] = known["ra"].astype("f8"), known["dec"].astype("f8")
             stars = stars[(stars["id"] >= 0) & (stars["flags"] == 0)]
             ra, dec = (v[stars["id"]] for v in fields[target])
             east = ((stars["ra"] - ra + 180) % 360 - 180) * np.cos(np.radians(dec)) * 3600
@@ -135,8 +135,7 @@ def _master(folder, path):
         return None
     some = data[::max(1, data.shape[0] // 500), ::max(1, data.shape[1] // 500)]
     some = some[np.isfinite(some)]
-    middle = float(np.median(some)) if some.size else None
-    scatter = 1.4826 * float(np.median(np.abs(some - middle))) if some.size else None
+    middle, scatter = (raw.middle(some), raw.spread(some)) if some.size else (None, None)
     shown = (middle - 3.5 * scatter, middle + 3.5 * scatter) if some.size else None
     return {"name": path.stem, "header": header, "thumb": thumbnail((data, header), SMALL, shown),
             "href": f"masters/{path.name}", "median": middle, "std": scatter}
@@ -148,21 +147,21 @@ def _map(folder, path):
     data, header = _read(path)
     if data is None:
         return None
-    kinds = data.astype(np.uint8)
-    column = kinds & BADPIX_BITS["COLUMN"] > 0
-    counts = {name: int(np.count_nonzero((kinds & bit > 0) & ~(column & (name != "COLUMN")))) for name,
+    kinds = np.asarray(data, np.uint8)
+    at = np.flatnonzero(kinds != 0)
+    bad = kinds.ravel()[at]
+    column = bad & BADPIX_BITS["COLUMN"] > 0
+    counts = {name: int(np.count_nonzero((bad & bit > 0) & ~(column & (name != "COLUMN")))) for name,
               bit in BADPIX_BITS.items()}
     step = max(1, -(-max(kinds.shape) // (2 * SMALL)))
-    rows, columns = (max(n // step, 1) for n in kinds.shape)
-    blocks = kinds[:rows * step, :columns * step].reshape(rows, -1, columns, min(step, kinds.shape[1]))
-    small = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks, axis=3), axis=1)
+    small = np.zeros([-(-n // step) for n in kinds.shape], np.uint8)
+    np.bitwise_or.at(small, tuple(index // step for index in np.divmod(at, kinds.shape[1])), bad)
     colour = np.full((*small.shape, 3), (13, 16, 21), np.uint8)
     for name, rgb in (("HOT", (255, 190, 70)), ("UNSTABLE", (255, 120, 60)), ("DEAD", (90, 150, 255)),
                       ("USER", (200, 120, 255)), ("COLUMN", (255, 80, 90))):
         colour[small & BADPIX_BITS[name] > 0] = rgb
     return {"name": path.stem, "href": f"masters/{path.name}", "thumb": encode(colour), "counts": counts,
-            "pixels": kinds.size,
-            "bad": int(np.count_nonzero(kinds))}
+            "pixels": kinds.size, "bad": at.size}
 
 
 # -------------------------------------------------------------------------------------------------------- pictures
@@ -178,10 +177,11 @@ def thumbnail(image, size, shown=None):
 
 
 def shrunk(picture, size):
-    """A JPEG (bytes) of a picture (Pillow's, or an array with its top row first), at most `size` pixels."""
+    """A JPEG (bytes) of a picture (Pillow's, or an array with its top row first) in blocks of whole pixels, its longer
+    side as near to `size` as these allow."""
     from PIL import Image
     picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=1.5)
+    picture = picture.reduce(max(1, int(max(picture.size) / size + 0.5)))
     stream = memory.BytesIO()
     picture.save(stream, "JPEG", quality=88)
     return stream.getvalue()
@@ -197,5 +197,17 @@ def _opened(path, size):
         if picture.size == (1, 1):
             raise ValueError("the stacks allow none (make's output says why)")
         said = re.search(r"<dc:description>.*?<rdf:li[^>]*>([^<]*)", str(picture.info.get("XML:com.adobe.xmp", "")))
-        thumb = shrunk(picture if picture.mode in ("RGB", "L") else picture.convert("RGB"), size)
+        plain = picture if picture.mode in ("RGB", "L") else picture.convert("RGB")
+        thumb = shrunk(_unpacked(path, picture) or plain, size)
         return thumb, unescape(said[1]) if said else ""
+
+
+def _unpacked(path, picture):
+    """The picture of a PNG from the 16 bits of the TIFF beside it, in a fifth of the time; None without a plain one."""
+    from PIL import Image
+    import tifffile
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        pixels = tifffile.memmap(path.with_suffix(".tif"), mode="r")
+        if pixels.dtype == "u2" and pixels.shape[1::-1] == picture.size:
+            return Image.fromarray(pixels.astype("<u2", copy=False).view("u1")[..., 1::2])  # the upper bytes
+    return None

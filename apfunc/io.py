@@ -82,14 +82,16 @@ def read(source):
     return image
 
 
-def read_thin(source, size):
-    """``(data, header)``: as `read`, but of the pixels every n-th of every n-th row, at least `size` along the longer side."""
+def read_thin(source, size=None):
+    """``(data, header)`` to look at: as `read`, but of the pixels every n-th of every n-th row, at least `size` along
+    the longer side; without `size` all, as they lie in the file.  The header has its storage keywords yet.
+    """
     with opened(source, memmap=None) as hdus:
         hdu = _image_hdu(hdus)
         try:
             pixels = hdu.data.reshape([n for n in hdu.shape if n > 1])
-            step = max(1, max(pixels.shape) // size)
-            return pixels[::step, ::step].astype("f4"), clean_header(hdu, source)
+            step = max(1, max(pixels.shape) // (size or max(pixels.shape)))
+            return pixels[::step, ::step].astype("f4") if size else pixels, hdu.header
         except (OSError, TypeError, ValueError, IndexError):
             raise ValueError("the file is cut short or damaged; copy it again or leave it out") from None
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from apfunc import level, stretch
 
-STRIP = 64  # rows stretched at a time
+STRIP = 16  # rows stretched at a time, so that they stay in the cache
 
 
 def preview(image, size=None, stretch_to=None, strength=1.0):
@@ -17,29 +17,33 @@ def preview(image, size=None, stretch_to=None, strength=1.0):
     The curve is that of apfunc.stretch, the sky dark grey, faint light well above it.  `apfunc.picture.encode` makes a
     PNG of it.  A constant or an empty image is shown as flat grey or black; nothing is raised.
     """
-    data = np.asarray(image[0]).astype("f4", copy=False)
+    data = np.asarray(image[0])
     if size and max(data.shape) > size:
         data = binned(data, -(-max(data.shape) // int(size)))
     out = np.zeros(data.shape, np.uint8)
     some = data[::max(1, data.shape[0] // 600), ::max(1, data.shape[1] // 600)]
-    some = some if np.isfinite(some).any() else data
+    some = (some if np.isfinite(some).any() else data).astype("f4", copy=False)
     if not np.isfinite(some).any():
         return out
     if stretch_to is not None:
         black, white = stretch_to
-        curve = lambda part: (part - np.float32(black)) * np.float32(1 / ((white - black) or 1))
+        slope, scale, floor = 255 / ((white - black) or 1), None, 0.5
     else:
-        (sky,), (noise,) = level.skies([data], 0)
-        sky = float(sky[0, 0])
-        if not np.isfinite(sky):
-            sky, noise = float(np.median(some[np.isfinite(some)])), 0.0
-        soft, scale, _ = stretch.curve(some - np.float32(sky), noise, strength=strength)
-        curve = lambda part: np.arcsinh((part - np.float32(sky)) * np.float32(1 / soft)) * np.float32(scale) + stretch.SKY
+        (black,), (noise,) = level.skies([data], 0)
+        black = float(black[0, 0])
+        if not np.isfinite(black):
+            black, noise = float(np.median(some[np.isfinite(some)])), 0.0
+        soft, scale, _ = stretch.curve(some - np.float32(black), noise, strength=strength)
+        slope, scale, floor = 1 / soft, np.float32(255 * scale), 255 * stretch.SKY + 0.5
     for top in range(0, len(data), STRIP):
-        shown = curve(data[top:top + STRIP])
-        np.fmin(np.fmax(shown, 0, out=shown), 1, out=shown)  # NaN becomes 0
-        shown *= np.float32(255)
-        shown += np.float32(0.5)
+        shown = data[top:top + STRIP].astype("f4")
+        shown -= np.float32(black)
+        shown *= np.float32(slope)
+        if scale is not None:
+            np.arcsinh(shown, out=shown)
+            shown *= scale
+        shown += np.float32(floor)
+        np.fmin(np.fmax(shown, 0, out=shown), 255, out=shown)  # NaN becomes 0
         out[top:top + STRIP] = shown
     return out
 
@@ -52,9 +56,11 @@ def binned(data, block):
     rows, columns = (max(n // block, 1) for n in data.shape)
     data = data[:rows * block, :columns * block]
     step = [min(block, n) for n in data.shape]
+    total = data.reshape(rows, step[0], -1).sum(1, dtype="f4")
+    total = sum(total[:, i::step[1]] for i in range(step[1]))
+    if np.isfinite(total).all():
+        return total / np.float32(step[0] * step[1])
     cut = data.reshape(rows, step[0], columns, step[1])
     good = np.isfinite(cut)
-    count = good.sum((1, 3))
     with np.errstate(all="ignore"):
-        mean = cut.mean((1, 3), dtype="f4") if good.all() else np.where(good, cut, 0).sum((1, 3)) / count
-    return mean.astype("f4", copy=False)
+        return (np.where(good, cut, 0).sum((1, 3)) / good.sum((1, 3))).astype("f4", copy=False)

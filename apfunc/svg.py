@@ -5,6 +5,8 @@ Text and marks take their colours from the page's CSS, so that they follow its l
 
 import math
 
+import numpy as np
+
 from apfunc.names import band
 from apfunc.page import safe_text
 
@@ -104,11 +106,12 @@ def arrows(x, y, east, north, cells=8):
 
     An arrow points where the stars are measured to be, north up and east to the left.
     """
-    from apfunc.page import median
-    parts = {}
-    for column, row, e, n in zip((x * cells).astype(int), (y * cells).astype(int), east, north):
-        parts.setdefault((min(max(column, 0), cells - 1), min(max(row, 0), cells - 1)), []).append((float(e), float(n)))
-    mean = {key: [median(v) for v in zip(*some)] for key, some in parts.items() if len(some) > 2}
+    known = np.isfinite(east) & np.isfinite(north)
+    column, row = (np.clip((v[known] * cells).astype(int), 0, cells - 1) for v in (x, y))
+    order = np.argsort(part := column * cells + row, kind="stable")
+    places, first = np.unique(part[order], return_index=True)
+    parts = np.split(np.stack([east, north])[:, known][:, order], first[1:], axis=1)
+    mean = {divmod(int(p), cells): np.median(v, axis=1).tolist() for p, v in zip(places, parts) if v.shape[1] > 2}
     longest = max((math.hypot(*m) for m in mean.values()), default=0)
     if not longest:
         return "", 0
@@ -124,13 +127,13 @@ def arrows(x, y, east, north, cells=8):
 def scatter(east, north, most=700):
     """The SVG text of residuals [arcsec] as points, north up and east to the left, with a circle that half of them are
     in; and the half width of the plot."""
-    away = sorted(map(math.hypot, map(float, east), map(float, north)))
+    away = np.sort(np.hypot(east, north)).tolist()
     half, reach = away[len(away) // 2], max(1.15 * away[int(0.98 * (len(away) - 1))], 1e-6)
     at = lambda v: SQUARE / 2 * (1 + v / reach)
     out = [_square("residuals of the stars"), f'<path class="grid" d="M0,{SQUARE / 2}h{SQUARE}M{SQUARE / 2},0v{SQUARE}"/>']
     step = -(-len(east) // most)
     out += [f'<circle class="star" cx="{at(-e):.1f}" cy="{at(-n):.1f}" r="1.6"/>'
-            for e, n in zip(east[::step], north[::step]) if math.hypot(e, n) < reach]
+            for e, n in zip(east[::step].tolist(), north[::step].tolist()) if math.hypot(e, n) < reach]
     out.append(f'<circle class="half" cx="{SQUARE / 2}" cy="{SQUARE / 2}" r="{half / reach * SQUARE / 2:.1f}"/></svg>')
     return "".join(out), reach, half
 

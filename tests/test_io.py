@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from apfunc import io
-from apfunc.tables import read_records, read_table, write_table
+from apfunc.tables import read_columns, read_records, read_table, write_table
 
 RAMP = np.arange(12 * 9, dtype=np.uint16).reshape(12, 9) + 65000
 
@@ -114,6 +114,22 @@ def test_records_are_the_rows_of_any_table(tmp_path):
     (tmp_path / "e.ecsv").write_bytes(b"SIMPLE")
     with pytest.raises(ValueError, match="not a table"):
         read_records(tmp_path / "e.ecsv")
+
+
+def test_columns_are_those_of_astropy(tmp_path):
+    rng = np.random.default_rng(5)
+    table = Table({"x": rng.normal(size=7), "flux": rng.normal(size=7).astype("f4"), "id": np.arange(7, dtype="i4"),
+                   "flags": np.arange(7, dtype="i2"), "name": list("abcdefg"),
+                   "who": ["one", "four"] * 3 + [""]})
+    table.meta = {"FWHM": 3.5, "NAXIS1": 100}
+    write_table(tmp_path / "t.fits", table)
+    columns, header = read_columns(tmp_path / "t.fits")
+    assert header["FWHM"] == 3.5 and header["IMAGEW"] == 100 and list(columns.dtype.names) == table.colnames
+    for name in table.colnames:
+        np.testing.assert_array_equal(columns[name].astype(table[name].dtype), table[name])
+    io.write(tmp_path / "i.fits", (np.zeros((2, 2), "f4"), fits.Header()))
+    with pytest.raises(IndexError):
+        read_columns(tmp_path / "i.fits")
 
 
 def test_odd_header_cards_do_not_cost_the_frame(tmp_path):

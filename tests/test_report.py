@@ -1,5 +1,6 @@
 """The report: everything is in it, nothing of the night can break out of it, and the same night gives the same page."""
 
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -9,8 +10,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 
-from apfunc import io, page, svg
-from apfunc.gather import gather
+from apfunc import io, page, picture, svg
+from apfunc.gather import _unpacked, gather
 from apfunc.report import report, warnings
 from apfunc.tables import write_table
 
@@ -245,6 +246,29 @@ def test_gather_reads_the_products_of_a_night(tmp_path):
     Reader(content)
     assert "no continuum" in content and content.count("data:image/") == 5
     assert gather(tmp_path, previews=False)["frames"].keys() == found["frames"].keys()
+
+
+def test_a_picture_is_the_same_from_the_tiff_beside_it(tmp_path):
+    from PIL import Image
+    pixels = np.random.default_rng(3).integers(0, 65536, (50, 70, 3)).astype("u2")
+    for format in ("png", "tif"):
+        (tmp_path / f"x.{format}").write_bytes(picture.encode(pixels, None, format))
+    with Image.open(tmp_path / "x.png") as png:
+        np.testing.assert_array_equal(np.asarray(png), np.asarray(_unpacked(tmp_path / "x.png", png)))
+        os.unlink(tmp_path / "x.tif")
+        assert _unpacked(tmp_path / "x.png", png) is None
+
+
+def test_arrows_are_medians_of_their_parts():
+    x, y, east, north = np.random.default_rng(4).uniform(-0.1, 1.1, (4, 40))
+    place = [np.clip((v * 2).astype(int), 0, 1) for v in (x, y)]
+    slow = {(i, j): [np.median(v[(place[0] == i) & (place[1] == j)]) for v in (east, north)] for i in (0, 1) for j in (0, 1)}
+    drawn, longest = svg.arrows(x, y, east, north, cells=2)
+    assert longest == pytest.approx(max(np.hypot(*v) for v in slow.values()))
+    ends = [(float(a), float(b)) for a, b in re.findall(r'x2="([\d.-]+)" y2="([\d.-]+)"', drawn)]
+    scale = 0.49 * svg.SQUARE / 2 / longest
+    for (i, j), (e, n), (a, b) in zip(slow, slow.values(), ends):
+        assert (a, b) == pytest.approx(((i + 0.5) * 160 - e * scale, 320 - (j + 0.5) * 160 - n * scale), abs=0.06)
 
 
 def test_gather_of_an_empty_folder(tmp_path):
