@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from apfunc import adjust, pattern, register, tie, wcs
-from apfunc.header import history
+from apfunc.header import history, number
 
 
 def astrometry(image, stars, field, order=None):
@@ -18,9 +18,9 @@ def astrometry(image, stars, field, order=None):
     The solution is TAN with the distortion that the field catalogue found common to the target's frames, or a TAN-SIP
     of the frame's own, when it predicts left-out stars better.  Header: the WCS (TAN, or TAN-SIP with inverse terms;
     every older WCS keyword is removed), WCSSRC (tie), WCSNMATC, WCSRMS [arcsec], WCSRMSPX [pixel], WCSORDER, PIXSCALE,
-    FLXSCALE and FLXSCERR (the factor that brings the frame to the flux scale of its filter's most transparent frame at
-    the reference exposure FLXEXPT), MAGZP and MAGZPERR (magnitude of 1 adu of this frame, where the field has
-    magnitudes; MAGZPSYS says which).
+    FWHM [pixel] (the star table's), FLXSCALE and FLXSCERR (the factor that brings the frame to the flux scale of its
+    filter's most transparent frame at the reference exposure FLXEXPT), MAGZP and MAGZPERR (magnitude of 1 adu of this
+    frame, where the field has magnitudes; MAGZPSYS says which).
     Raises ValueError, with the reason, when the frame has too few stars or no match
     is beyond chance.
     """
@@ -38,7 +38,9 @@ def astrometry(image, stars, field, order=None):
     solution, i, j, used, rms = _best(f, field, solution, base, order)
     header = _written(header, solution, data.shape, field.meta, i, rms, used)
     _photometry(header, f, field, i, j)
-    header.update({k: v for k, v in stars.meta.items() if k.startswith("TRAIL")})  # for resample's mask
+    header.update({k: v for k, v in stars.meta.items() if k.startswith("TRAIL")})  # for resample's mask, and its kernel
+    if number(stars.meta, "FWHM"):
+        header["FWHM"] = (round(number(stars.meta, "FWHM"), 4), "[pixel] of its stars")
     history(header, "astrometry", tie=field.meta.get("TIE"), matches=len(i), order=used)
     return (data, header), _with_sky(stars, solution, field)
 

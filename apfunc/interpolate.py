@@ -14,12 +14,12 @@ from math import comb
 import numpy as np
 
 BLOCK = 16  # rows or columns that are prefiltered by one matrix product
-LINES = 48  # lines of positions at a time, so that what is computed of them stays in the processor's cache
+LINES = 48  # lines of positions at a time
 
 
 def quadratic(t):
-    """Twice the three taps of the quadratic B-spline for the distance t in [-0.5, 0.5) from the nearest pixel: at pixels
-    -1, 0, 1."""
+    """Twice the three taps of the quadratic B-spline for the distance t in [-0.5, 0.5) from the nearest pixel: at
+    pixels -1, 0, 1."""
     first, middle, last = taps = np.empty((3, *t.shape), "f4")
     np.subtract(np.float32(0.5), t, out=first)
     np.add(np.float32(0.5), t, out=last)
@@ -124,39 +124,46 @@ def inverse(count, kernel):
     return np.where(distance <= reach, impulse[np.minimum(distance, 512)], 0).astype("f4")
 
 
-def sample(coefficients, y, x, kernel, base_y=0, base_x=0):
+def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
     """Values at the positions (y + base_y, x + base_x) of an array of `coefficients`.
 
     y, x: float arrays of one shape, some hundred pixels from the bases; these: integers, or arrays of them for the
-    columns.  The array must reach 3 pixels beyond the positions.  Also returns the pixel (i, j) below each position, of
-    the quadratic spline the nearest, as one index, i * columns + j, and the fractions y - i, x - j as float32.
+    columns.  The array must reach 3 pixels beyond the positions.
+
+    Also returns the positions whose pixel below, (i, j), of the quadratic spline the nearest, is True in `about`, an
+    array of the coefficients' shape or None: their flat indices, i, j, and the fractions y - i, x - j as float32.
     """
     taps, before, _ = KERNELS[kernel]
     width, pixels = coefficients.shape[1], coefficients.ravel()
-    half = np.float32(0.5 if kernel == "quadratic" else 0)
-    i, j = np.floor(y + half), np.floor(x + half)
-    down, across = (y - i).astype("f4", copy=False), (x - j).astype("f4", copy=False)
-    start = (i * width + j).astype(np.intp)  # of whole numbers below 2^24: exact in single precision
-    start += base_y * width + base_x - before * (width + 1)
-    total = np.empty(start.shape, "f4")
-    for top in range(0, len(total), LINES):
+    half, first = np.float32(0.5 if kernel == "quadratic" else 0), before * (width + 1)
+    base, total, found = base_y * width + base_x - first, np.empty(y.shape, "f4"), []
+    for top in range(0, len(total), LINES):  # all of a few lines at a time: it stays in the processor's cache
         rows = slice(top, top + LINES)
-        line, term = np.empty((2, *total[rows].shape), "f4")
-        weights = taps(across[rows])
-        for m, factor in enumerate(taps(down[rows])):
+        i, j = np.floor(y[rows] + half), np.floor(x[rows] + half)
+        down, across = (y[rows] - i).astype("f4", copy=False), (x[rows] - j).astype("f4", copy=False)
+        i *= width
+        i += j
+        start = i.astype(np.intp)  # of whole numbers below 2^24: exact in single precision
+        start += base
+        line, term = np.empty((2, *start.shape), "f4")
+        weights, out = taps(across), total[rows]
+        for m, factor in enumerate(taps(down)):
             for n, weight in enumerate(weights):
                 part = term if n else line
-                pixels[m * width + n:].take(start[rows], out=part, mode="clip")  # "raise" would go through a copy
+                pixels[m * width + n:].take(start, out=part, mode="clip")  # "raise" would go through a copy
                 part *= weight
                 if n:
                     line += part
             if m:
                 line *= factor
-                total[rows] += line
+                out += line
             else:
-                np.multiply(line, factor, out=total[rows])
-    start += before * (width + 1)
-    return total, start, down, across
+                np.multiply(line, factor, out=out)
+        if about is not None:
+            spot = np.flatnonzero(about.ravel()[first:].take(start, mode="clip"))
+            found.append((spot + top * y.shape[1], *np.divmod(start.ravel()[spot] + first, width), down.ravel()[spot],
+                          across.ravel()[spot]))
+    return total, [np.concatenate(v) for v in zip(*found)] if found else [np.zeros(0, np.intp)] * 5
 
 
 def fill(data, bad, rounds=3):

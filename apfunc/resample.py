@@ -94,10 +94,10 @@ def _suited(header, source, target):
     """The kernel "auto" stands for.
 
     The largest error at a star, of its peak, is 1.0 % by the cubic spline at FWHM 3.0, as by the quadratic one at 3.5;
-    0.2 % and 0.5 % at 4.2.  Where the scales differ by 3 % the quadratic one is off by 0.009 pixel and 0.05 % of the flux
-    at most (FWHM 3.5), the cubic one by 0.002 and 0.02 % (FWHM 3.0).  A sum over a turned grid catches what the cubic
-    spline lets through of frequencies that the pixels do not resolve: 0.3 % of the flux of stars of FWHM 1.6, 0.03 % with
-    the quintic one; neither where rows remain rows.
+    0.2 % and 0.5 % at 4.2.  Where the scales differ by 3 % the quadratic one is off by 0.009 pixel and 0.05 % of the
+    flux at most (FWHM 3.5), the cubic one by 0.002 and 0.02 % (FWHM 3.0).  A sum over a turned grid catches what the
+    cubic spline lets through of frequencies that the pixels do not resolve: 0.3 % of the flux of stars of FWHM 1.6,
+    0.03 % with the quintic one; neither where rows remain rows.
     """
     fwhm = hdr.number(header, "FWHM") or NARROW
     turned = abs((wcs.angle(source) - wcs.angle(target) + 45) % 90 - 45)
@@ -125,14 +125,12 @@ def _sampled(positions, data, bits, trust, kernel):
     about = None if near is None else _about(near)
     parts = []
     for y, x, base_y, base_x, held, _ in spots:
-        part, start, s, t = interpolate.sample(coefficients, y, x, kernel, base_y - box[0], base_x - box[2])
+        part, (spot, i, j, s, t) = interpolate.sample(coefficients, y, x, kernel, base_y - box[0], base_x - box[2],
+                                                      about)
         held, safe, bit = held.astype("f4"), _at(trust, y, x, base_y, base_x), np.uint8(0)
-        spot = () if near is None else np.flatnonzero(about.ravel().take(start, mode="clip"))
         if len(spot):
             held, safe = (plane.copy() if plane.ndim else np.full(part.shape, plane) for plane in (held, safe))
             bit = np.zeros(part.shape, "u1")
-            i, j = np.divmod(start.ravel()[spot], near.shape[1])
-            s, t = s.ravel()[spot], t.ravel()[spot]
             i, j, s, t = i - (s < 0), j - (t < 0), s + (s < 0), t + (t < 0)  # of the nearest pixel, the one below
             spot, i, j, s, t = (v[near[i, j]] for v in (spot, i, j, s, t))
             corners = i + np.array([[0], [0], [1], [1]]), j + np.array([[0], [1], [0], [1]])

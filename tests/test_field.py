@@ -95,6 +95,7 @@ def test_a_night_is_solved_to_hundredths_of_a_pixel_the_clouded_frames_too():
         middle, corner, (_, header), _ = solved(table, found, truth)
         assert middle < 0.05 and corner < 0.2
         assert header["CTYPE1"] == "RA---TAN-SIP" and header["WCSNMATC"] >= 20 and header["WCSRMSPX"] < 0.3
+        assert header["FWHM"] == 3.0  # the star table's, by which resample chooses its kernel
         assert header["WCSRMS"] == pytest.approx(header["WCSRMSPX"] * header["PIXSCALE"], abs=1e-4)
 
 

@@ -150,15 +150,19 @@ def test_sample_against_its_slow_twin(kernel):
     data = rng.normal(0, 1, (9, 12)).astype("f4")
     y, x = rng.uniform(2.5, 11.499, (4, 5)), rng.uniform(2.5, 14.499, (4, 5))
     padded = interpolate.coefficients(data, kernel, (-3, 12, -3, 15))
-    value, start, s, t = interpolate.sample(padded, y, x, kernel)
+    about = rng.random(padded.shape) < 0.5
+    value, found = interpolate.sample(padded, y, x, kernel, about=about)
+    near = []
     taps, before, _ = interpolate.KERNELS[kernel]
     for k in np.ndindex(y.shape):
         i, j = (int(np.floor(place[k] + (kernel == "quadratic") / 2)) for place in (y, x))
         wy, wx = (np.ravel(taps(np.full(1, fraction, "f4"))) for fraction in (y[k] - i, x[k] - j))
         slow = sum(a * b * padded[i + m - before, j + n - before] for m, a in enumerate(wy) for n, b in enumerate(wx))
         assert value[k] == pytest.approx(slow, abs=2e-6)
-        assert start[k] == i * padded.shape[1] + j
+        if about[i, j]:
+            near.append((np.ravel_multi_index(k, y.shape), i, j, y[k] - i, x[k] - j))
         assert sum(wy) == pytest.approx({"quadratic": 2, "spline": 6, "quintic": 120}.get(kernel, 1), rel=1e-6)
+    assert np.allclose(np.transpose(found), near, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel,order", [("quadratic", 2), ("spline", 3), ("quintic", 5)])
