@@ -24,7 +24,7 @@ RAW    ?= data/$(NIGHT)
 CAL    ?=
 OUT    ?= nights/$(NIGHT)
 RUN    ?=
-BATCH  ?= 5
+BATCH  ?=
 KEEP   ?=
 DROP   ?=
 PYTHON ?= python3
@@ -46,7 +46,8 @@ help:
 #: goals      setup demo test bench · masters calibrate navigate quality resample coadd continuum composite report night
 #:            explain FRAME=name (what serves a frame, and why) · clean (removes OUT)
 #: variables  NIGHT, RAW, CAL (calibration folders or a library of masters), OUT, RUN (a prefix of every recipe, as srun),
-#:            BATCH (frames a process takes), KEEP and DROP (names of frames to accept or reject by hand), <stage>_FLAGS (options of a stage's command)
+#:            BATCH (most lights a process takes), KEEP and DROP (names of frames to accept or reject by hand),
+#:            <stage>_FLAGS (options of a stage's command)
 #: stages     combine readnoise badpix calibrate metadata debayer fixpix cosmics stars field astrometry quality grid
 #:            resample coadd continuum composite report; each is also a command: apfunc <stage> --help
 
@@ -100,7 +101,7 @@ ifeq (,$(filter clean,$(MAKECMDGOALS)))
 include $(OUT)/night.mk
 endif
 $(OUT)/night.mk: FORCE | $(filter .venv/%,$(APFUNC))
-	@$(APFUNC) plan $(if $(NIGHTS),$(RAW),'$(RAW)') $(addprefix --cal ,$(CAL)) $(addprefix --night ,$(subst +, ,$(NIGHT))) --batch $(BATCH) -o $(OUT)
+	@$(APFUNC) plan $(if $(NIGHTS),$(RAW),'$(RAW)') $(addprefix --cal ,$(CAL)) $(addprefix --night ,$(subst +, ,$(NIGHT))) $(addprefix --batch ,$(BATCH)) -o $(OUT)
 .PHONY: FORCE
 
 # The prerequisites that are masters of a kind, as an option: $(call use,dark) is --dark OUT/masters/dark-….fits

@@ -1,23 +1,38 @@
 """Batches of frames that one process does, and the lists and stamps by which make knows what is left to do."""
 
+import math
 import os
 
 from apfunc import io
 from apfunc.names import safe
 
 
-def batches(frames, size=5):
+MOST = 10  # lights a process takes by default; its start is then a tenth of its work or less
+
+
+def size_for(lights, processors):
+    """How many lights a process takes by default: up to MOST, and so many that every processor has as much to do.
+
+    >>> [size_for(lights, 2) for lights in (0, 1, 7, 20, 27, 200)]
+    [1, 1, 4, 10, 7, 10]
+    """
+    rounds = max(1, math.ceil(lights / (processors * MOST)))
+    return max(1, math.ceil(lights / (processors * rounds)))
+
+
+def batches(frames, size=5, mixed=False):
     """The lights of the night by batches of at most `size`, {name: frames}: those of a batch are of one target and
-    filter and share their masters, so that one process does them all."""
+    filter and share their masters, so that one process does them all; or `mixed`, of one target only."""
     alike = {}
     for frame in frames:
         if frame["used"] and frame["kind"] in ("light", "unreadable"):
-            key = frame["masters"], str(frame["camera"]), bool(frame["bayer"]), frame["kind"]
-            alike.setdefault((frame["target"], frame["filter"] or "none", *key), []).append(frame)
+            name = safe(f"{frame['target']}-{'lights' if mixed else frame['filter'] or 'none'}")
+            key = () if mixed else (frame["masters"], str(frame["camera"]), bool(frame["bayer"]), frame["kind"])
+            alike.setdefault((name, *key), []).append(frame)
     found = {}
-    for (target, filter, *_), some in sorted(alike.items()):
-        some.sort(key=lambda f: f["name"])
-        count, name = -(-len(some) // size), safe(f"{target}-{filter}")
+    for (name, *_), some in sorted(alike.items()):
+        some.sort(key=lambda f: (f["filter"] or "", f["name"]))
+        count = -(-len(some) // size)
         before = sum(batch.rpartition("-")[0] == name for batch in found)
         for k in range(count):
             found[f"{name}-{before + k + 1}"] = some[k * len(some) // count:(k + 1) * len(some) // count]

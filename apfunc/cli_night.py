@@ -19,7 +19,8 @@ from apfunc.paths import about, expand, filled, pairs_of
                       help="Local noon-to-noon night, for example 2024-05-01; may be given several times."),
          click.Option(["--cal"], multiple=True, metavar="FOLDER",
                       help="More calibration frames or a library of masters."),
-         number("batch", "N", "Lights that one process does (5).", int),
+         number("batch", "N", "Lights that one process does, at most (default: 10, or fewer that there is work for each "
+                "processor).", int),
          click.Option(["-o", "--output"], required=True, metavar="FOLDER", help="Where the night's products go."))
 def plan(folders, night, cal, batch, output):
     """Read every header once; write the inventory frames.ecsv and make's prerequisites night.mk."""
@@ -31,7 +32,8 @@ def plan(folders, night, cal, batch, output):
             raise click.UsageError(f"{folder}: no such folder; give the folder of the raw frames")
     files, ignored = ingest.find([*folders, *cal])
     out, cache_file = Path(output), Path(output, ".plan.json")
-    state = json.loads(json.dumps([__version__, ingest.VERSION, night, batch, files]))
+    processors = os.cpu_count() or 1
+    state = json.loads(json.dumps([__version__, ingest.VERSION, night, [batch, processors], files]))
     known = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(cache_file.read_text())
@@ -47,15 +49,16 @@ def plan(folders, night, cal, batch, output):
     for frame in frames:
         if not os.path.lexists(link := out / "raw" / f"{frame['name']}.fits"):  # a colour of a one-shot-colour frame
             os.symlink(f"{Path(frame['name']).stem}.fits", link)
-    batches = planned.batches(frames, batch or 5)
-    members = batches | {name: group["frames"] for name, group in groups.items()}
+    lights = [f for f in frames if f["used"] and f["kind"] == "light"]
+    size = batch or planned.size_for(len(lights), processors)
+    batches, mixed = planned.batches(frames, size), planned.batches(frames, size, mixed=True)
+    members = batches | mixed | {name: group["frames"] for name, group in groups.items()}
     lists = {name: [f["name"] for f in some] for name, some in members.items()}
     planned.write_lists(out, lists | {"readnoise": sorted(groups)})
     inventory(out / "frames.ecsv", frames)
-    io.write_text(out / "night.mk", rules.night_mk(frames, groups, batches), only_if_changed=True)
+    io.write_text(out / "night.mk", rules.night_mk(frames, groups, batches, mixed), only_if_changed=True)
     io.write_text(cache_file, json.dumps({"state": state, "records": cache}))
     planned.make_again(out)
-    lights = [f for f in frames if f["used"] and f["kind"] == "light"]
     say(f"plan: {len(lights)} lights of {len({f['target'] for f in lights})} targets, {len(groups)} masters to make or use"
         + (f"; {ignored} files ignored (not FITS)" if ignored else ""))
     for frame in frames:

@@ -6,8 +6,11 @@ NARROW = {"Ha": ("R", "r", "L", "I", "i", "z"), "NII": ("R", "r", "L"), "SII": (
           "OIII": ("G", "g", "V", "B", "L"), "Hb": ("B", "g", "G", "V", "L")}  # and the continua for it, best first
 
 
-def night_mk(frames, groups, batches):
-    """The text of night.mk: ``target: prerequisites`` lines only; every name in it is safe for make."""
+def night_mk(frames, groups, batches, mixed):
+    """The text of night.mk: ``target: prerequisites`` lines only; every name in it is safe for make.
+
+    `batches`, `mixed`: of one filter, which stages with masters take, and of any filters (see apfunc.batch).
+    """
     lights = [f for f in frames if f["used"] and f["kind"] in ("light", "unreadable")]
     out, lines, goals = "$(OUT)", [], {}
 
@@ -33,26 +36,28 @@ def night_mk(frames, groups, batches):
         if served:
             rule("masters", f"{out}/masters/badpix-{camera}.fits", *map(master, sorted(served)))
     targets, stacks = {}, {}
+
+    def stage(goal, command, batch, some, folder, needs, *shared, endings=(".fits",)):
+        names = [f["name"] for f in some]
+        rule(goal, " ".join(f"{out}/{folder}/{n}{e}" for n in names for e in endings), f"{out}/done/{command}-{batch}")
+        needed = " ".join(f"{out}/{need}/{n}.fits" for need in needs for n in names)
+        lines.append(f"{out}/done/{command}-{batch}: {out}/lists/{batch}.txt {needed} {' '.join(shared)}")
+
     for batch, some in batches.items():
         names, served, target = [f["name"] for f in some], some[0]["masters"].split(), some[0]["target"]
         own = [f"{out}/masters/badpix-{some[0]['camera']}.fits"] if badpix[some[0]["camera"]] else []
         flat = [master(n) for n in served if groups[n]["kind"] == "flat"]
-
-        def stage(goal, command, folder, needs, *shared, endings=(".fits",)):
-            made = [f"{out}/{folder}/{n}{e}" for n in names for e in endings]
-            rule(goal, " ".join(made), f"{out}/done/{command}-{batch}")
-            lines.append(f"{out}/done/{command}-{batch}: {out}/lists/{batch}.txt {' '.join(f'{out}/{need}/{n}.fits' for need in needs for n in names)} "
-                         + " ".join(shared))
-        stage("calibrate", "calibrate", "calibrated", ["raw"], *map(master, served), *own,
+        stage("calibrate", "calibrate", batch, some, "calibrated", ["raw"], *map(master, served), *own,
               f"{out}/masters/readnoise.ecsv")
-        stage("stars", "stars", "stars", ["calibrated"])
-        stage("navigate", "astrometry", "navigated", ["calibrated", "stars"], f"{out}/fields/{target}.fits",
-              endings=(".fits", ".stars.fits"))
-        stage("resample", "resample", "resampled", ["navigated"], f"{out}/grids/{target}.fits", *flat)
+        stage("resample", "resample", batch, some, "resampled", ["navigated"], f"{out}/grids/{target}.fits", *flat)
         lines += [f"{out}/raw/{n}.fits:" for n in names]
         targets.setdefault(target, []).extend(names)
         if some[0]["kind"] == "light":
             stacks.setdefault((target, safe(some[0]["filter"] or "none")), []).extend(names)
+    for batch, some in mixed.items():
+        stage("stars", "stars", batch, some, "stars", ["calibrated"])
+        stage("navigate", "astrometry", batch, some, "navigated", ["calibrated", "stars"],
+              f"{out}/fields/{some[0]['target']}.fits", endings=(".fits", ".stars.fits"))
     for target, names in sorted(targets.items()):
         lines.append(f"{out}/done/field-{target}: {' '.join(f'{out}/stars/{n}.fits' for n in sorted(names))}")
         lines.append(f"{out}/done/grid-{target}: {' '.join(f'{out}/navigated/{n}.fits' for n in sorted(names))}")

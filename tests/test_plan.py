@@ -181,7 +181,8 @@ def test_hostile_names_stay_harmless(tmp_path, text):
     calibration(tmp_path / "raw")
     frame(tmp_path / "raw", "n" + re.sub("/", "_", text) + ".fit", OBJECT=text, FILTER=text, INSTRUME="cam")
     frames, groups = planned(tmp_path / "raw", tmp_path / "out")
-    made = rules.night_mk(list(frames.values()), groups, batch.batches(list(frames.values())))
+    frames_ = list(frames.values())
+    made = rules.night_mk(frames_, groups, batch.batches(frames_), batch.batches(frames_, mixed=True))
     for line in made.splitlines()[1:]:
         assert re.fullmatch(r"[A-Za-z0-9_.+/ -]*:[A-Za-z0-9_.+/ -]*", line.replace("$(OUT)", "")), line
     assert ".." not in made and all(os.path.dirname(os.path.join("raw", n)) == "raw" for n in frames)
