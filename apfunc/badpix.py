@@ -2,11 +2,9 @@
 
 import numpy as np
 
+from apfunc.bands import whole
 from apfunc.header import BAD, COLUMN, DEAD, HOT, SATURATED, UNSTABLE, USER, history, number, text
 from apfunc.standout import beyond, least_around, level_at, lines, residual, spread
-
-BAND = 448  # rows of flats read at a time
-
 
 def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot=1.0, dead=0.2, gain=None):
     """Find the bad pixels in master frames.
@@ -14,7 +12,7 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
     dark    master dark: (data, header) or ((data, header), planes), in ADU for its EXPTIME; its UNCERT and
             MASK planes, when there, show unstable pixels
     flats   master flats, normalised to 1, of any filters; bias: a master bias (as dark).  All of them also as rows-like
-            (`apfunc.raw`): they are read one after the other, flats in bands
+            (`apfunc.raw`): they are read one after the other
     user    a dict as read from YAML, any of bad_columns: [x, …], bad_rows: [y, …], bad_rectangles:
             [[first row, last row, first column, last column], …]; pixels count from 1, ends are included
     shape   (rows, columns) of the map, needed only when there is no master
@@ -52,9 +50,9 @@ def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot
         out |= user_map(user, out.shape)
         return out, _header(out, masters, sigma, hot, dead)
     if dark is not None:
-        _from_dark(out, _whole(dark), bias, sigma, hot, _known_gain(dark[0][1], gain, flats))
+        _from_dark(out, dark, bias, sigma, hot, _known_gain(dark[0][1], gain, flats))
     if bias is not None:
-        _from_bias(out, _whole(bias), sigma)
+        _from_bias(out, bias, sigma)
     _from_flats(out, flats, sigma, dead)
     out |= user_map(user, out.shape)
     return out, _header(out, masters, sigma, hot, dead)
@@ -72,26 +70,29 @@ def _colour(master, r, c):
 
 def _from_dark(out, dark, bias, sigma, hot, gain):
     """Hot: dark - bias > local median + max(sigma * scatter, hot * EXPTIME / gain)."""
-    data, header = dark[0]
+    rows, header = dark[0]
+    data = _native(rows)
     if bias is not None and not header.get("BIASSUB", False):
-        data = data - np.asarray(bias[0][0][:], "f4")
+        data -= whole(bias[0][0])
     exposure = number(header, "EXPTIME", "EXPOSURE")
     least = hot * exposure / gain if gain and exposure else 0.0
     rest = residual(data)
     scatter = spread(rest)
     out.ravel()[beyond(rest, scatter, sigma, least)] |= HOT
-    out[lines(rest, scatter, sigma, max(_middle(scatter), least / 10))] |= COLUMN
-    out[~np.isfinite(data)] |= HOT
+    if not (finite := np.isfinite(data)).all():
+        out |= ~finite * np.uint8(HOT)
     _unstable(out, dark, rest, gain)
+    out |= lines(rest, scatter, sigma, max(_middle(scatter), least / 10)) * np.uint8(COLUMN)
 
 
 def _from_bias(out, bias, sigma):
     """Columns only far above the scatter, for less is subtracted well."""
-    data = bias[0][0]
+    data = _native(bias[0][0])
     rest = residual(data)
     scatter = spread(rest)
-    out[lines(rest, scatter, sigma, 2 * sigma * _middle(scatter))] |= COLUMN
-    out[~np.isfinite(data)] |= DEAD
+    out |= lines(rest, scatter, sigma, 2 * sigma * _middle(scatter)) * np.uint8(COLUMN)
+    if not (finite := np.isfinite(data)).all():
+        out |= ~finite * np.uint8(DEAD)
     _unstable(out, bias)
 
 
@@ -101,18 +102,19 @@ def _unstable(out, master, rest=None, gain=None):
     4, or in few frames the 5.5 sigma point of chi^2 (Wilson & Hilferty 1931)."""
     (_, header), planes = master
     frames = int(number(header, "NCOMBINE") or 2)
-    if planes.get("MASK") is not None:
-        out[planes["MASK"] & SATURATED != 0] |= HOT
+    if planes.get("MASK") is not None and (mask := whole(planes["MASK"])).any():
+        out |= (mask & SATURATED != 0) * np.uint8(HOT)
         if frames > 4:  # in fewer frames a cosmic ray is half of them
-            out[planes["MASK"] & BAD != 0] |= UNSTABLE
+            out |= (mask & BAD != 0) * np.uint8(UNSTABLE)
     if planes.get("UNCERT") is not None:
         free = 2 / (9 * max(frames - 1, 1))
         factor2 = max(16, (1 - free + 5.5 * free**0.5) ** 3)
-        error = np.asarray(planes["UNCERT"], "f4")
+        error = whole(planes["UNCERT"])
         bound = 0.999 * factor2**0.5 * least_around(error)
-        at = np.flatnonzero(error > np.repeat(bound, 8, axis=0)[:len(error)])
+        at = np.concatenate([np.flatnonzero(error[a:a + 8].astype("f4") > row) + a * error.shape[1]
+                             for a, row in zip(range(0, len(error), 8), bound)])
         extra = np.maximum(rest.ravel()[at], 0) / gain if gain else 0
-        far = error.ravel()[at]**2 > factor2 * (level_at(error, at)**2 + extra / frames)
+        far = error.ravel()[at].astype("f4")**2 > factor2 * (level_at(error, at)**2 + extra / frames)
         out.ravel()[at[far]] |= UNSTABLE
 
 
@@ -120,25 +122,25 @@ def _from_flats(out, flats, sigma, dead):
     """Dead: |flat / local median - 1| > max(dead, sigma * scatter) in the mean flat, and half of that in most flats."""
     if not flats:
         return
-    mean = np.empty(out.shape, "f4")
-    for a in range(0, len(out), BAND):
-        mean[a:a + BAND] = sum(np.asarray(rows[a:a + BAND], "f4") for (rows, _), _ in flats) / len(flats)
+    mean = _native(flats[0][0][0])
+    for (rows, _), _ in flats[1:]:
+        mean += whole(rows)
+    mean /= len(flats)
     rest = residual(mean)
     level = np.subtract(mean, rest, out=mean)
     with np.errstate(invalid="ignore", divide="ignore"):
         rest /= level
-    rest[~(level > 0)] = np.nan
+    if not level.min() > 0:
+        rest[~(level > 0)] = np.nan
     scatter = spread(rest)
     at = beyond(rest, scatter, sigma, dead, below=True)
     limit, votes = np.maximum(dead, sigma * scatter.ravel()[at]), 0
     for (rows, _), _ in flats:
-        values = np.concatenate([np.asarray(rows[a:a + BAND], "f4").ravel()[
-            at[slice(*np.searchsorted(at, (a * out.shape[1], (a + BAND) * out.shape[1])))] - a * out.shape[1]]
-            for a in range(0, len(out), BAND)])
+        values = whole(rows).ravel()[at].astype("f4")
         with np.errstate(invalid="ignore", divide="ignore"):
             votes = votes + ~(np.abs(values / level.ravel()[at] - 1) <= limit / 2)
     out.ravel()[at[2 * votes >= len(flats)]] |= DEAD
-    out[lines(rest, scatter, sigma, max(dead / 4, _middle(scatter)))] |= COLUMN
+    out |= lines(rest, scatter, sigma, max(dead / 4, _middle(scatter))) * np.uint8(COLUMN)
 
 
 def user_map(user, shape):
@@ -179,6 +181,11 @@ def _whole(master):
     return (np.asarray(rows[:], "f4"), header), {name: np.asarray(plane[:]) for name, plane in planes.items()}
 
 
+def _native(rows):
+    """All rows as an array of float32 of its own."""
+    return whole(rows).astype("f4", order="C")
+
+
 def _middle(scatter):
     """The median of a map that is smooth."""
     return float(np.median(scatter[::3, ::3]))
@@ -186,7 +193,7 @@ def _middle(scatter):
 
 def _thin(rows):
     """Every seventh pixel of every seventh row."""
-    return np.concatenate([np.asarray(rows[a:a + BAND][::7, ::7], "f4") for a in range(0, rows.shape[0], BAND)])
+    return whole(rows)[::7, ::7].astype("f4")
 
 
 def _known_gain(header, option, flats):
@@ -215,10 +222,11 @@ def _header(out, masters, sigma, hot, dead):
         values = [m[0][1][name] for m in masters if text(m[0][1], name)]
         if values:
             header[name] = values[0]
+    bad = out[out != 0]
     for name, bit, what in (("NHOT", HOT, "hot pixels"), ("NDEAD", DEAD, "pixels of wrong sensitivity"),
                             ("NCOLUMN", COLUMN, "pixels in bad columns and rows"),
                             ("NUNSTABL", UNSTABLE, "unstable pixels"), ("NUSER", USER, "pixels on the user's list"),
                             ("NBAD", 255, "bad pixels in all")):
-        header[name] = (int(np.count_nonzero(out & bit)), what)
+        header[name] = (int(np.count_nonzero(bad & bit)), what)
     history(header, "badpix", masters=len(masters), sigma=float(sigma), hot=float(hot), dead=float(dead))
     return header

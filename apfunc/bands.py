@@ -11,8 +11,8 @@ def fill(rows, first, out):
     `rows` is an array, or what apfunc.io.read_rows gives; plain files are read without a copy in between.  Raises
     ValueError where a file is cut short.
     """
-    where = rows.hdu.fileinfo() if type(rows).__name__ == "Section" else {"file": None}
-    if where["file"] is None or where["file"].compression or not _plain(rows.hdu.header, out.dtype):
+    where = _file(rows)
+    if where is None or not _plain(rows.hdu.header, out.dtype):
         out[:] = rows[first:first + len(out)]
         return
     with open(where["file"].name, "rb", buffering=0) as stream:
@@ -21,6 +21,24 @@ def fill(rows, first, out):
             raise ValueError(CUT)
     if out.dtype == "f4" and sys.byteorder == "little":
         out.byteswap(inplace=True)
+
+
+def whole(rows):
+    """All rows of a plane as an array of any number type: of a plain file mapped, so that only what is looked at is read.
+    `rows` and the ValueError as in `fill`."""
+    import numpy as np
+    where, kinds = _file(rows), [np.dtype(">f4"), np.dtype("u1")]
+    kinds = [kind for kind in kinds if where is not None and _plain(rows.hdu.header, kind)]
+    try:
+        return np.asarray(np.memmap(where["file"].name, kinds[0], "r", where["datLoc"], rows.shape) if kinds else rows[:])
+    except ValueError:
+        raise ValueError(CUT) from None
+
+
+def _file(rows):
+    """Where in its file an uncompressed plane lies; None of an array."""
+    where = rows.hdu.fileinfo() if type(rows).__name__ == "Section" else None
+    return None if where is None or where["file"] is None or where["file"].compression else where
 
 
 def _plain(header, kind):

@@ -1,8 +1,11 @@
 """What stands out of its surroundings: residuals from a running median, their local scatter, and bad lines in them."""
 
+import functools
+
 import numpy as np
 
 from apfunc.clip import middle_of_rows
+from apfunc.raw import middle
 
 WINDOW = 9   # [pixel] of the local median, across and along: blind to defects up to 4 pixels wide
 BOX = 32     # [pixel] of the mesh of the local scatter
@@ -13,39 +16,46 @@ STRIP = 16   # rows done at a time, so that they stay in the cache
 def residual(data):
     """A frame less its running 9x9 median (first across, then along); float32, NaN taken for the frame's median."""
     data = _filled(data)
-    level = _running_median(_running_median(data, 1), 0)
-    return np.subtract(data, level, out=None if level is data else level)
+    places = _mirrored(len(data))
+    if len(data) <= WINDOW // 2:
+        return data - _across(data)
+    out, more = np.empty_like(data), WINDOW - 1
+    near = _across(data[places[:more]])
+    for top in range(0, len(data), STRIP):
+        near = np.concatenate([near[-more:], _across(data[places[top + more:top + more + STRIP]])])
+        rows = np.s_[top:top + STRIP]
+        np.subtract(data[rows], median9(near), out=out[rows])
+    return out
 
 
 def level_at(data, at):
     """The running 9x9 median that `residual` takes off, at the pixels with flat indices `at` only."""
-    data = _filled(data)
     y, x = (_mirrored(size)[index[:, None] + np.arange(WINDOW)] if size > WINDOW // 2 else index[:, None]
             for size, index in zip(data.shape, np.divmod(at, data.shape[1])))
-    window = np.broadcast_to(data[y[:, :, None], x[:, None, :]], (len(at), WINDOW, WINDOW))
+    window = np.broadcast_to(_filled(data[y[:, :, None], x[:, None, :]], data), (len(at), WINDOW, WINDOW))
     return middle_of_rows(middle_of_rows(window.reshape(-1, WINDOW)).reshape(-1, WINDOW))
 
 
 def least_around(data):
     """A lower bound of the running 9x9 median: rows (one for every 8 rows of the frame) of the least of the 24x24 or so
     around; NaN is left out."""
-    (ny, nx), blocks = data.shape, data
-    if ny % 8 or nx % 8:
-        blocks = np.pad(data, ((0, -ny % 8), (0, -nx % 8)), mode="edge")
-    blocks = np.fmin.reduce(blocks.reshape(-1, 8, blocks.shape[1]), axis=1)
-    blocks = np.fmin.reduce(blocks.reshape(len(blocks), -1, 8), axis=2)
+    nx = data.shape[1]
+    blocks = np.stack([np.fmin.reduce(data[top:top + 8].astype("f4"), axis=0) for top in range(0, len(data), 8)])
+    blocks = np.pad(blocks, ((0, 0), (0, -nx % 8)), mode="edge")
+    blocks = functools.reduce(np.fmin, [blocks[:, i::8] for i in range(8)])
     for _ in range(2):
         near = np.pad(blocks, ((1, 1), (0, 0)), mode="edge")
         blocks = np.fmin(np.fmin(near[:-2], near[1:-1]), near[2:]).T
     return np.repeat(blocks, 8, axis=1)[:, :nx]
 
 
-def _filled(data):
+def _filled(data, frame=None):
+    """Values as float32, those that are not finite replaced by the median of the frame they are from."""
     data = np.asarray(data, "f4")
     finite = np.isfinite(data)
     if finite.all():
         return data
-    thin = data[::7, ::7]
+    thin = (data if frame is None else frame)[::7, ::7].astype("f4")
     level = np.nanmedian(thin) if np.isfinite(thin).any() else 0
     return np.where(finite, data, np.float32(level))
 
@@ -55,33 +65,38 @@ def _mirrored(size):
     return np.pad(np.arange(size), WINDOW // 2, mode="reflect")
 
 
-def _running_median(data, axis):
-    """Running median of 9 along an axis, mirrored on the outermost pixel; frames under 5 pixels stay as they are."""
-    if data.shape[axis] <= WINDOW // 2:
-        return data
-    places, out = _mirrored(data.shape[axis]), np.empty_like(data)
-    for top in range(0, len(data), STRIP):
-        stop = min(top + STRIP, len(data))
-        if axis:
-            out[top:stop] = median9(np.take(data[top:stop], places, axis=1).T).T
-        else:
-            out[top:stop] = median9(data[places[top:stop + WINDOW - 1]])
-    return out
+def _across(rows):
+    """Running median of 9 along rows, mirrored on the outermost pixel; under 5 pixels they stay as they are."""
+    half = WINDOW // 2
+    if rows.shape[1] <= half:
+        return rows
+    return median9(np.concatenate([rows[:, half:0:-1], rows, rows[:, -2:-half - 2:-1]], axis=1).T).T
 
 
 def median9(lines):
     """Running median of 9 lines (8 fewer come out): of the largest minimum, the middle median and the smallest maximum
     of three triples, and each triple serves three times."""
     low, middle, high = _sorted3(lines[:-2], lines[1:-1], lines[2:])
-    low = np.maximum(np.maximum(low[:-6], low[3:-3]), low[6:])
-    high = np.minimum(np.minimum(high[:-6], high[3:-3]), high[6:])
-    middle = _sorted3(middle[:-6], middle[3:-3], middle[6:])[1]
-    return _sorted3(low, middle, high)[1]
+    low = _last(np.maximum, low)
+    high = _last(np.minimum, high)
+    return _middle3(low, _middle3(middle[:-6], middle[3:-3], middle[6:]), high)
 
 
 def _sorted3(a, b, c):
     low, high = np.minimum(a, b), np.maximum(a, b)
-    return np.minimum(low, c), np.maximum(low, np.minimum(high, c)), np.maximum(high, c)
+    middle = np.minimum(high, c)
+    return np.minimum(low, c), np.maximum(low, middle, out=middle), np.maximum(high, c, out=high)
+
+
+def _middle3(a, b, c):
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    return np.maximum(low, np.minimum(high, c, out=high), out=low)
+
+
+def _last(choose, lines):
+    """The largest, or smallest, of three lines that are three apart."""
+    found = choose(lines[:-6], lines[3:-3])
+    return choose(found, lines[6:], out=found)
 
 
 def spread(rest):
@@ -96,7 +111,13 @@ def spread(rest):
         mesh[i] = middle_of_rows(boxes.reshape(height, wide, -1).transpose(1, 0, 2).reshape(wide, -1))
     near = np.pad(mesh, 1, mode="edge")
     mesh = np.median([near[i:i + tall, j:j + wide] for i in range(3) for j in range(3)] + [mesh] * 2, axis=0)
-    return (1.4826 * _weights(ny, tall) @ mesh).astype("f4") @ _weights(nx, wide).astype("f4").T
+    lines = (1.4826 * mesh @ _weights(nx, wide).T).astype("f4")
+    weights, out = _weights(ny, tall).astype("f4"), np.empty(rest.shape, "f4")
+    above = np.minimum((weights > 0).argmax(axis=1), max(tall - 2, 0))
+    for i in range(max(tall - 1, 1)):  # only the lines above and below a row weigh
+        rows = slice(*np.searchsorted(above, (i, i + 1)))
+        np.matmul(weights[rows, i:i + 2], lines[i:i + 2], out=out[rows])
+    return out
 
 
 def _weights(size, boxes):
@@ -116,21 +137,23 @@ def beyond(rest, scatter, sigma, least, below=False):
 
 
 def lines(rest, scatter, sigma, least):
-    """Bool map of bad columns and rows, whole or in part, in a residual frame and its scatter.
+    """Bool map of bad columns and rows, whole or in part, in a residual frame, which is used up, and its scatter.
 
     sigma: times 1.5, of the scatter of one line to the next; least: smallest step, in the units of `rest`, to the lines
     on both sides that counts; at least the scatter of a pixel.
     """
     found = np.zeros(rest.shape, bool)
-    if min(rest.shape) < 3 or not scatter.any():
+    floor = scatter.min()
+    if not floor > 0:
+        floor = scatter.min(where=scatter > 0, initial=np.inf)
+    if min(rest.shape) < 3 or not floor < np.inf:
         return found
-    height, floor = np.empty_like(rest), scatter.min(where=scatter > 0, initial=np.inf)
     for top in range(0, len(rest), STRIP):  # in units of the scatter
-        rows = np.s_[top:top + STRIP]
-        part = np.divide(rest[rows], np.maximum(scatter[rows], floor), out=height[rows])
+        part = rest[top:top + STRIP]
+        part /= np.maximum(scatter[top:top + STRIP], floor)
         part[~np.isfinite(part)] = 0
-    _columns(found, height, scatter, sigma, least)
-    _columns(found.T, height.T, scatter.T, sigma, least)
+    _columns(found, rest, scatter, sigma, least)
+    _columns(found.T, rest.T, scatter.T, sigma, least)
     return found
 
 
@@ -144,8 +167,10 @@ def _columns(found, height, scatter, sigma, least):
         for part in np.array_split(np.arange(count), count // group):
             top, bottom = edges[part[0]], edges[part[-1] + 1]
             mean = profile[part].mean(axis=0)
-            noise = 1.0484 * np.median(np.abs(np.diff(mean)))
             floor = np.maximum(least / np.maximum(scatter[(top + bottom) // 2], 1e-30), 1)
+            if not (np.abs(mean) > floor).any():
+                continue
+            noise = 1.0484 * middle(np.abs(np.diff(mean)))
             for x, step in _steps(mean, np.maximum(1.5 * sigma * noise, floor)):
                 start, stop = _extent(height[:, x] / step, top, bottom)
                 found[start:stop, x] = True
@@ -157,6 +182,8 @@ def _steps(mean, limit, widest=4):
     nx = mean.size
     steps = {}
     for sign in (1, -1):
+        if not (sign * mean > limit).any():
+            continue
         value = np.concatenate([[0], sign * mean, [0]])
         for width in range(1, min(widest, nx - 1) + 1):
             inner = np.min([value[1 + k:nx + 2 - width + k] for k in range(width)], axis=0)

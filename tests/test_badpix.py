@@ -1,11 +1,15 @@
 """Bad-pixel maps: every defect put into a frame is found, and glow, vignetting and dust are not taken for defects."""
 
+import gzip
+import os
+
 import numpy as np
 import pytest
 from astropy.io import fits
 
+from apfunc import io
 from apfunc.badpix import badpix, user_map
-from apfunc.header import BAD, COLUMN, DEAD, HOT, UNSTABLE, USER
+from apfunc.header import BAD, COLUMN, DEAD, HOT, SATURATED, UNSTABLE, USER
 from apfunc.standout import least_around, level_at, residual, spread
 
 N = 512
@@ -133,7 +137,7 @@ def test_flats_dead_pixels_and_columns_but_not_dust_or_vignetting():
     assert ((alone != 0) & ~truth & ~columns).sum() < 2e-4 * N * N
 
 
-def test_flats_read_in_bands_give_the_same_map():
+def test_flats_as_rows_give_the_same_map():
     rng = np.random.default_rng(16)
     flats = [flat_frame(rng) for _ in range(2)]
     flats[0][300, 20:25] = flats[1][300, 20:25] = 0.3
@@ -147,6 +151,25 @@ def test_flats_read_in_bands_give_the_same_map():
     banded, second = badpix(dark, [((Rows(flat), fits.Header(cards)), {"UNCERT": Rows(error)}) for flat in big])
     assert np.array_equal(whole, banded) and first.tostring() == second.tostring()
     assert whole[100, 100] & HOT and (whole[300, 20:25] & DEAD).all()
+
+
+def test_masters_in_files_give_the_same_map(tmp_path):
+    rng = np.random.default_rng(17)
+    data, error = dark_frame(rng), rng.uniform(0.9, 1.1, (N, N)).astype("f4")
+    data[100, 100], error[200, 201], data[:, 50] = 900, 30, 500
+    planes = {"UNCERT": error, "MASK": np.uint8(SATURATED) * scattered(rng, 9)}
+    for name in ("a.fits", "b.fits.gz"):
+        io.write(tmp_path / "a.fits", (data, header()), planes)
+        if name.endswith("gz"):
+            (tmp_path / name).write_bytes(gzip.compress((tmp_path / "a.fits").read_bytes()))
+        read = {plane: io.read_rows(tmp_path / name, plane)[0] for plane in planes}
+        found, _ = badpix((io.read_rows(tmp_path / name), read))
+        assert np.array_equal(found, badpix(((data, header()), planes))[0])
+    assert found[100, 100] & HOT and found[200, 201] & UNSTABLE and (found[:, 50] & COLUMN).all()
+    rows = io.read_rows(tmp_path / "a.fits")
+    os.truncate(tmp_path / "a.fits", 100_000)
+    with pytest.raises(ValueError, match="cut short"):
+        badpix(rows)
 
 
 class Rows:
