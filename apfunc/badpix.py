@@ -6,6 +6,7 @@ from apfunc.bands import whole
 from apfunc.header import BAD, COLUMN, DEAD, HOT, SATURATED, UNSTABLE, USER, history, number, text
 from apfunc.standout import beyond, least_around, level_at, lines, residual, spread
 
+
 def badpix(dark=None, flats=(), bias=None, user=None, shape=None, sigma=4.5, hot=1.0, dead=0.2, gain=None):
     """Find the bad pixels in master frames.
 
