@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from apfunc import header as h
+from apfunc.cards import plain
 from apfunc.names import KINDS, parse, safe, stem
 
 FITS_NAME = re.compile(r"\.(fits|fit|fts)(\.gz|\.fz)?$", re.IGNORECASE)
@@ -101,11 +102,15 @@ def ingest(files, raw_folder, cache):
 
 
 def _link(path, link):
-    temporary = link.with_suffix(".part")
-    if os.path.lexists(temporary):
-        os.unlink(temporary)
-    os.symlink(os.path.abspath(path), temporary)
-    os.replace(temporary, link)
+    path = os.path.abspath(path)
+    try:
+        return os.symlink(path, link)
+    except FileExistsError:
+        temporary = link.with_suffix(".part")
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        os.symlink(path, temporary)
+        os.replace(temporary, link)
 
 
 def _extract(path, member, link):
@@ -124,25 +129,24 @@ def _extract(path, member, link):
 
 
 def _read(link, shown, size):
-    from apfunc import io
-    header, shape = io.read_header(link)
+    header, shape, needed = plain(link) or _opened(link)
     record = describe(header, shape, shown)
-    if missing := _cut_short(link):
-        record.update(damaged=True, reason=f"the file is cut short ({missing})")
+    if (present := os.path.getsize(link)) < needed:
+        record.update(damaged=True, reason=f"the file is cut short ({present} of {needed} bytes)")
     return record
 
 
-def _cut_short(path):
-    """How much of a plain FITS file's data is missing, in words; '' when nothing is."""
+def _opened(path):
+    """As `cards.plain`, of any file that astropy reads; 0 bytes where compression hides how many there should be."""
     from astropy.io import fits
+    from apfunc import io
+    header, shape = io.read_header(path)
     with open(path, "rb") as stream:
         if stream.read(6) != b"SIMPLE":
-            return ""
+            return header, shape, 0
     with fits.open(path, memmap=False, disable_image_compression=True) as hdus:
         hdu = hdus[-1]
-        needed = hdu.fileinfo()["datLoc"] + hdu.size
-    present = os.path.getsize(path)
-    return f"{present} of {needed} bytes" if present < needed else ""
+        return header, shape, hdu.fileinfo()["datLoc"] + hdu.size
 
 
 def empty():
