@@ -178,9 +178,10 @@ def _run(frames, terms, levels, full, method, sigma, step, flat):
     of_row = read(0, 1).dtype.itemsize * line
     band = int(max(strip, min(max(64, BAND // of_row), 100e6 // of_row) // strip * strip))
     stack = np.empty((len(frames), strip, columns), "f4")
+    room = np.empty((len(frames), band * columns), "i2")
     for a in range(0, rows, band):
         b = min(a + band, rows)
-        bands = [_band(read, base, a, b, full) for _, read, base in frames]
+        bands = [_band(read, base, a, b, full, into) for (_, read, base), into in zip(frames, room)]
         for c in range(a, b, strip):
             d = min(c + strip, b)
             part = stack[:, :d - c]
@@ -194,9 +195,9 @@ def _run(frames, terms, levels, full, method, sigma, step, flat):
     return data, error, mask, clipped / (len(frames) * rows * columns)
 
 
-def _band(read, base, a, b, full):
+def _band(read, base, a, b, full, into):
     """Rows a to b as read out, what to subtract from them (None: nothing), and whether any may be saturated."""
-    values, level = read(a, b), base(a, b)
+    values, level = read(a, b, into), base(a, b)
     level = None if np.ndim(level) == 0 and level == 0 else np.broadcast_to(level, values.shape)
     return values, level, full is not None and not values.max() < full
 

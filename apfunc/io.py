@@ -25,6 +25,11 @@ def opened(source, memmap=False):
 
     Raises ValueError, without the file's name, when it is not FITS or is cut short.
     """
+    with _open(source, memmap) as hdus:
+        yield hdus
+
+
+def _open(source, memmap):
     from astropy.io import fits
     from astropy.io.fits.verify import VerifyError
     if str(source) == "-":
@@ -33,13 +38,11 @@ def opened(source, memmap=False):
     elif os.path.getsize(source) == 0:
         raise ValueError("empty file; copy it again or leave it out")
     try:
-        hdus = fits.open(source, memmap=memmap, ignore_missing_simple=False, output_verify="silentfix")
+        return fits.open(source, memmap=memmap, ignore_missing_simple=False, output_verify="silentfix")
     except (OSError, EOFError, VerifyError) as error:
         if getattr(error, "errno", None):
             raise
         raise ValueError("not a FITS file, or cut short in its header; copy it again or leave it out") from None
-    with hdus:
-        yield hdus
 
 
 def _image_hdu(hdus):
@@ -150,12 +153,9 @@ def read_rows(source, plane=None):
     file cannot be read in part: it is read whole, once.  `plane` names an extension instead.
     The file stays open as long as `rows` is alive.
     """
-    from astropy.io import fits
     with open(source, "rb") as stream:
         zipped = stream.read(2) == b"\x1f\x8b"
-    with opened(source):
-        pass  # raises the clear errors
-    hdus = fits.open(source, memmap=False, output_verify="silentfix")
+    hdus = _open(source, memmap=False)
     hdu = hdus[plane] if plane else _image_hdu(hdus)
     header = clean_header(hdu, source)
     return (hdu.data if zipped else hdu.section), header

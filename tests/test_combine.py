@@ -226,6 +226,18 @@ def test_pedestal_and_overscan_once():
     assert data.mean() == pytest.approx(1000, abs=0.3)  # cannot have been added
 
 
+@pytest.mark.parametrize("section", ["", "[3:90,2:60]"])
+@pytest.mark.parametrize("kind", ["u2", "i2", "f4"])
+def test_rows_read_into_an_array_are_the_same(tmp_path, kind, section):
+    data = np.arange(64 * 96).reshape(64, 96).astype(kind) * 10
+    fits.PrimaryHDU(data, fits.Header({"TRIMSEC": section})).writeto(tmp_path / "a.fits")
+    _, read, _ = raw.opened(*io.read_rows(tmp_path / "a.fits"))
+    trim = raw.section(section, data.shape) or np.s_[:, :]
+    for room in (None, np.empty(10, "i2"), np.empty(10 * 96, "i2")):
+        np.testing.assert_array_equal(read(5, 15, room), data[trim][5:15])
+        np.testing.assert_array_equal(read(55, 80, room), data[trim][55:])
+
+
 def test_lazy_rows_give_the_same_bytes(tmp_path, monkeypatch):
     images = biases(4)
     paths = []
