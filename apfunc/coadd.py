@@ -9,14 +9,12 @@ which has the least noise that the accepted frames allow.
 
 import numpy as np
 
-from apfunc import bands, common, merge, seeing, stacked
+from apfunc import aligned, bands, common, merge, seeing, stacked
 from apfunc import header as hdr
 
 MEMORY = 240e6  # [byte] of the frames' rows that are held at once
-STRIP = 32  # rows that are read and scaled at a time
-TILE = 400000  # values of all frames in a tile: few enough for the processor's cache
-UNEVEN = 1.15  # ratio of the widest stars to the sharpest from which on a star must not lack a frame in some pixels
-HARM = hdr.BAD | hdr.COSMIC | hdr.TRAIL | hdr.NODATA
+BAND = 160  # rows of the stack that are made at a time
+PANEL = 512  # columns of a mosaic that are stacked at a time, of the frames that have something there
 METHODS = ("auto", "clip", "winsor", "minmax", "median", "none")
 
 
@@ -51,38 +49,41 @@ def coadd(images, weights=None, masks=None, reject="auto", sigma=4.0, scale="aut
         raise ValueError(f"no rejection {reject!r} or scale {scale!r}; choose {', '.join(METHODS)}; "
                          f"{', '.join(stacked.SCALES)}")
     shape, count = _checked(images, weights, masks), len(images)
-    frames = list(zip(images, weights or [None] * count, masks or [None] * count))
-    facts = measure(frames, scale, sky)
+    frames = [((bands.place(rows, "f4"), header), bands.place(weight, "f4"), bands.place(mask, "u1"))
+              for (rows, header), weight, mask in zip(images, weights or [None] * count, masks or [None] * count)]
+    facts = measure(frames, shape, scale, sky)
     facts["share"] = _shares(factors, seeing, facts["fwhm"])
     method = "clip" if reject == "auto" else reject
-    data, weight, sums = np.empty(shape, "f4"), np.empty(shape, "f4"), np.zeros((3, count))
-    halo = merge.halo(count, facts["wing"])
-    step = int(max(8, min(160, MEMORY / (count * shape[1] * 10) - 2 * halo)))
-    space = [np.empty((count, step + 2 * halo, shape[1]), kind) for kind in ("f4", "f4", "u1")]
+    data, weight, sums, lost = np.empty(shape, "f4"), np.empty(shape, "f4"), np.zeros((2, count)), np.zeros(count)
+    halo, held = merge.halo(count, facts["wing"]), (0, 0)
+    step = int(max(8, min(BAND, MEMORY / (count * shape[1] * 10) - 2 * halo)))
+    space = [np.empty((count, step + 2 * halo, shape[1]), kind) for kind in ("f4", "f4", "u1", bool)]
     for top in range(0, shape[0], step):
         bottom = min(top + step, shape[0])
-        part = data[top:bottom], weight[top:bottom]
-        sums += _band(frames, facts, top, bottom, space, method, sigma, *part)
+        first, last = max(top - halo, 0), min(bottom + halo, shape[0])
+        sums += aligned.load(frames, facts, space, held, first, last)
+        held, part = (first, last), (data[top:bottom], weight[top:bottom])
+        lost += _band([plane[:, :last - first] for plane in space], facts, first, top, method, sigma, *part)
     facts["fwhm"] = _fwhm(data, facts)
-    facts["weight"], facts["rejected"] = sums[0] / np.maximum(sums[1], 1), sums[2] / np.maximum(sums[1], 1)
+    facts["weight"], facts["rejected"] = sums[0] / np.maximum(sums[1], 1), lost / np.maximum(sums[1], 1)
     if facts["share"] is not None:
         facts["weight"] = facts["weight"] * facts["share"]
     return (data, stacked.header([h for (_, h), _, _ in frames], facts, method)), weight
 
 
-def measure(frames, scale="auto", order=1):
-    """What the bands need to know of the frames ((rows, header), weight, mask): a dict of arrays (frames, …).
+def measure(frames, shape, scale="auto", order=1):
+    """What the bands need to know of the frames (see apfunc.aligned) of a shape: a dict of arrays (frames, …).
 
-    scale, its source and reference exposure; photon, excess, slack and wing (see apfunc.merge); fwhm [pixel]; level
+    scale, its source and reference exposure; photon, excess, slack and wing (see apfunc.outliers); fwhm [pixel]; level
     and noise in the stack's units; surface: polynomials of the sky; rest: sky meshes less these, or None, at mesh_y,
     mesh_x; saturate: of the stack.  Measured on strips of a large frame, on all where these have too few common stars.
     """
     headers = [header for (_, header), _, _ in frames]
-    for at in common.stripes(frames[0][0][0].shape[0]):
+    for at in common.stripes(shape[0]):
         try:
-            surveys, flux, error, cores, rings = _stars(frames, at)
+            surveys, flux, error, cores, rings = _stars(frames, at, shape[1])
         except ValueError:  # a panel of a mosaic may lie between the strips
-            if len(at) == frames[0][0][0].shape[0]:
+            if len(at) == shape[0]:
                 raise
         else:
             if common.shared(flux).min() >= common.SHARED:
@@ -101,126 +102,80 @@ def measure(frames, scale="auto", order=1):
     saturate = [hdr.number(h, "SATURATE") for h in headers]
     saturate = None if None in saturate else float((np.array(saturate) * factor - surface[:, 0, 0]).min())
     return {"scale": factor, "source": source, "reference": reference, "photon": factor / gain, "noise": noise,
-            "excess": np.array([_excess(frame, n / s) for frame, n, s in zip(frames, noise, factor)]),
+            "excess": np.array([_excess(frame, shape, n / s) for frame, n, s in zip(frames, noise, factor)]),
             "surface": surface, "level": surface[:, 0, 0], "saturate": saturate,
             "rest": common.calm(rest, noise), "mesh_y": mesh_y, "mesh_x": mesh_x,
+            "across": common.powers(np.arange(shape[1]), mesh_x, surface.shape[1]).T.astype("f4"),
             "slack": slack, "wing": wing, "fwhm": fwhm}
 
 
-def _stars(frames, at):
+def _stars(frames, at, columns):
     """What the rows `at` of the frames say: surveys, and stars: fluxes, errors, cores, rings (frames, stars, …)."""
-    surveys = [common.survey(*_sample(frame, at), at) for frame in frames]
+    surveys = [common.survey(*aligned.sample(frame, at, columns), at) for frame in frames]
     stars = common.choose(surveys, common.RADIUS)
     found = []
     for frame, survey in zip(frames, surveys):
-        sample = _sample(frame, at)
+        sample = aligned.sample(frame, at, columns)
         found.append((*common.apertures(*sample, stars, survey["noise"], common.RADIUS),
                       common.rings(*sample, stars, survey["level"], at)))
     return surveys, *(np.stack(part) for part in zip(*found))
 
 
-def _sample(frame, at):
-    """(data, bits) of the rows `at` of a frame, read strip by strip."""
-    columns = frame[0][0].shape[1]
-    data, bits = np.empty((len(at), columns), "f4"), np.empty((len(at), columns), "u1")
-    ends = [0, *(np.flatnonzero(np.diff(at) != 1) + 1), len(at)]
-    for a, b in zip(ends, ends[1:]):
-        _read(frame, at[a], data[a:b], None, bits[a:b])
-    return data, bits
-
-
-def _excess(frame, noise):
+def _excess(frame, shape, noise):
     """Measured variance over that of the weight plane, at least 1: rejection must not believe in too small a noise."""
-    (rows, _), weight, _ = frame
+    weight, lines = frame[1], range(0, shape[0], 1 + shape[0] // 32)
     if weight is None:
         return 1.0
-    lines = range(0, rows.shape[0], 1 + rows.shape[0] // 32)
-    some = np.concatenate([np.asarray(weight[r:r + 1], "f4").ravel() for r in lines])
+    some = np.empty((len(lines), shape[1]), "f4")
+    for line, row in zip(lines, some):
+        bands.fill(weight, line, row[None])
     return max(1.0, noise**2 * float(np.median(some[some > 0]))) if (some > 0).any() else 1.0
 
 
-def _band(frames, facts, top, bottom, space, method, sigma, data, weight):
-    """Rows top … bottom of the stack into data and weight; gives (3, frames): sums of weight, pixels and outliers.
-
-    `space` is what the frames' rows go into: three arrays (frames, rows and twice the halo, columns).
-    """
-    shape = frames[0][0][0].shape
-    count, halo = len(frames), merge.halo(len(frames), facts["wing"])
-    first, last = max(top - halo, 0), min(bottom + halo, shape[0])
-    mesh = facts["mesh_y"], facts["mesh_x"], first, last, shape[1]
-    d, w, bits = (plane[:, :last - first] for plane in space)
-    for k, frame in enumerate(frames):
-        _scaled(frame, facts, k, mesh, d[k], w[k], bits[k])
+def _band(planes, facts, first, top, method, sigma, data, weight):
+    """Rows from `top` on of the stack into data and weight, of the frames' planes (see `aligned.load`) from row `first`
+    on; the numbers of outliers (frames,)."""
+    (count, high, columns), lost = planes[0].shape, np.zeros(len(planes[0]), int)
+    halo, keep = merge.halo(count, facts["wing"]), slice(top - first, top - first + len(data))
+    mesh = facts["mesh_y"], facts["mesh_x"], first, first + high, columns
     rest = None if facts["rest"] is None else common.between(facts["rest"], *mesh)  # a function of columns
-    keep, sums = slice(top - first, bottom - first), np.zeros((3, count))
-    wide = max(64, TILE // (count * (last - first)))
-    for left in range(0, shape[1], wide):
-        right = min(left + wide, shape[1])
-        a, b = max(left - halo, 0), min(right + halo, shape[1])
-        part = d[:, :, a:b], w[:, :, a:b], bits[:, :, a:b], None if rest is None else rest(a, b)
-        value, total, more = _tile(*part, facts, method, sigma)
-        data[:, left:right], weight[:, left:right] = (v[keep, left - a:right - a] for v in (value, total))
-        sums += more
-    return sums
+    seen = [np.count_nonzero(plane) for plane in planes[3]]
+    wide = PANEL if 2 * min(seen) < max(seen) else columns
+    for left in range(0, columns, wide):
+        right = min(left + wide, columns)
+        a, b = max(left - halo, 0), min(right + halo, columns)
+        part, use = planes, np.arange(count)
+        if wide < columns:
+            use = np.flatnonzero([(bits[:, a:b] & np.uint8(hdr.NODATA) == 0).any() for bits in planes[2]])
+            part = [plane[use, :, a:b] for plane in planes]
+        if not len(use):
+            data[:, left:right], weight[:, left:right] = np.nan, 0
+            continue
+        more = None if rest is None else rest(a, b)[use]
+        value, total, lost_here = _tile(*part, more, use, facts, method, sigma, keep)
+        data[:, left:right], weight[:, left:right] = (v[:, left - a:right - a] for v in (value, total))
+        lost[use] += lost_here
+    return lost
 
 
-def _scaled(frame, facts, k, mesh, d, w, bits):
-    """Rows of frame k in the stack's units and its mask, into d, w and bits; STRIP rows at a time, for the cache.
-
-    Pixels that are not trusted get the weight they have with its sign changed, those without a value 0 and weight 0.
-    """
-    mesh_y, mesh_x, first, last, columns = mesh
-    square = facts["noise"][k] ** 2
-    for a in range(0, last - first, STRIP):
-        b = min(a + STRIP, last - first)
-        value, weight, flags = d[a:b], w[a:b], bits[a:b]
-        _read(frame, first + a, value, weight, flags)
-        value *= np.float32(facts["scale"][k])
-        value -= common.evaluate(facts["surface"][k], mesh_y, mesh_x, first + a, first + b, columns)
-        if frame[1] is None:
-            weight[:] = 1 / square
-        else:
-            weight *= np.float32(1 / facts["scale"][k] ** 2)
-        kinds = int(np.bitwise_or.reduce(flags, axis=None))
-        if kinds & hdr.NODATA:
-            none = (flags & np.uint8(hdr.NODATA)) != 0
-            np.copyto(value, 0, where=none)
-            np.copyto(weight, 0, where=none)
-        if kinds & HARM & ~hdr.NODATA:
-            y, x = np.divmod(np.flatnonzero((flags & np.uint8(HARM & ~hdr.NODATA)) != 0), columns)
-            weight[y, x] *= -1
-            if facts["fwhm"].max() > UNEVEN * facts["fwhm"].min():
-                star = (value[y, x] > 3 * facts["noise"][k]) & (flags[y, x] & np.uint8(hdr.TRAIL | hdr.NODATA) == 0)
-                weight[y[star], x[star]] = 1 / square
-
-
-def _tile(d, w, bits, rest, facts, method, sigma):
-    """merge.merge of a tile (see `_scaled`), and what it leaves: pixels without a trusted value, and saturated ones.
-
-    Also (3, frames): sums of weight, of trusted pixels and of outliers.
-    """
-    trusted = np.maximum(w, np.float32(0))
-    good = trusted > 0
-    sums, share = np.zeros((3, len(d))), facts["share"]
-    sums[0], sums[1] = trusted.sum((1, 2)), [np.count_nonzero(g) for g in good]
-    use = np.flatnonzero(sums[1])
-    part = slice(None) if len(use) == len(d) else use  # of a mosaic only the panels that are here
-    if len(use):
-        value, total, sums[2, use] = merge.merge(
-            d[part], trusted[part], good[part], None if rest is None else rest[part],
-            *(facts[key][..., part] for key in ("photon", "excess", "slack", "wing")), sigma, method,
-            None if share is None else share[part])
-    else:
-        value, total = np.full(w[0].shape, np.nan, "f4"), np.zeros(w[0].shape, "f4")
-    if sums[1].min() < w[0].size:
-        y, x = np.divmod(np.flatnonzero(~good.any(0)), w.shape[2])
-        if len(y):
-            value[y, x], total[y, x] = _bare(d[:, y, x], w[:, y, x], bits[:, y, x])
+def _tile(d, w, bits, good, rest, use, facts, method, sigma, keep):
+    """merge.merge of a tile (see `aligned.load`) of the frames `use`, and what it leaves: pixels without a trusted value,
+    and saturated ones."""
+    share = None if facts["share"] is None else facts["share"][use]
+    parts = (facts[key][..., use] for key in ("photon", "excess", "slack", "wing"))
+    value, total, lost = merge.merge(d, w, good, rest, *parts, sigma, method, share, keep)
+    d, w, bits = d[:, keep], w[:, keep], bits[:, keep]
+    bare = np.isnan(value)
+    if bare.any():
+        bare &= (np.bitwise_and.reduce(bits, axis=0) & np.uint8(hdr.NODATA)) == 0
+        y, x = np.divmod(np.flatnonzero(bare), bare.shape[1])
+        value[y, x], total[y, x] = _bare(d[:, y, x], w[:, y, x], bits[:, y, x])
     full = (np.bitwise_or.reduce(bits, axis=0) & np.uint8(hdr.SATURATED)) != 0
     if full.any():
-        y, x = np.nonzero(full)
-        value[y, x], total[y, x] = _saturated(*(plane[:, y, x] for plane in (d, trusted, bits)), facts)
-    return value, total, sums
+        y, x = np.divmod(np.flatnonzero(full), full.shape[1])
+        trusted = np.maximum(w[:, y, x], 0)
+        value[y, x], total[y, x] = _saturated(d[:, y, x], trusted, bits[:, y, x], share, facts["saturate"])
+    return value, total, lost
 
 
 def _bare(d, w, bits):
@@ -230,13 +185,12 @@ def _bare(d, w, bits):
     return np.where(known > 0, mean, merge.mean(d, seen)[0]), known
 
 
-def _saturated(d, w, bits, facts):
+def _saturated(d, w, bits, share, least):
     """Mean of pixels (frames, n) saturated in some frames, whose values are lower limits there, and its weight."""
     free = (bits & hdr.SATURATED) == 0
-    below, weight = merge.mean(d, np.where(free, w, 0), facts["share"])
+    below, weight = merge.mean(d, np.where(free, w, 0), share)
     limit = np.where(free, d, np.fmax(d, below))
-    value, _ = merge.mean(limit, w, facts["share"])
-    least = facts["saturate"]
+    value, _ = merge.mean(limit, w, share)
     everywhere = weight == 0
     return np.where(everywhere & (least is not None), np.fmax(value, least or 0), value), weight
 
@@ -264,23 +218,6 @@ def _shares(factors, seeing, fwhm):
     if seeing and np.isfinite(fwhm).all():
         share = share * (fwhm.min() / fwhm) ** seeing
     return None if (share == share[0]).all() else share / share.max()
-
-
-def _read(frame, first, data, weight, bits):
-    """The rows of a frame from `first` on, into data and bits (with NODATA and SATURATED of the data), and into weight
-    where both the frame and the caller have one."""
-    (source, header), plane, mask = frame
-    bands.fill(source, first, data)
-    bits[:] = 0
-    if mask is not None:
-        bands.fill(mask, first, bits)
-    if not np.isfinite(data.sum()) and not (known := np.isfinite(data)).all():
-        bits |= np.uint8(hdr.NODATA) * ~known
-    saturate = hdr.number(header, "SATURATE")
-    if mask is None and saturate is not None:
-        bits |= np.uint8(hdr.SATURATED) * (data >= saturate)
-    if plane is not None and weight is not None:
-        bands.fill(plane, first, weight)
 
 
 def _checked(images, weights, masks):

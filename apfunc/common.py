@@ -212,11 +212,15 @@ def calm(rest, noise):
     return rest if (np.abs(rest) > 0.15 * noise[:, None, None]).any() else None
 
 
-def evaluate(coefficients, mesh_y, mesh_x, first, last, columns):
-    """A surface of `skies` on the rows first … last - 1 of an image of so many columns: float32 (rows, columns)."""
-    v, u = (np.vander(unit(at, ends), len(coefficients), increasing=True)
-            for at, ends in ((np.arange(first, last), mesh_y), (np.arange(columns), mesh_x)))
-    return (v @ coefficients).astype("f4") @ u.T.astype("f4")
+def powers(at, ends, count):
+    """The powers 0 … count - 1 of positions (see `unit`): (len(at), count)."""
+    return np.vander(unit(at, ends), count, increasing=True)
+
+
+def evaluate(coefficients, mesh_y, first, last, across):
+    """A surface of `skies` on the rows first … last - 1 of an image: float32 (rows, columns).  across: `powers` of the
+    columns, float32 (count, columns)."""
+    return (powers(np.arange(first, last), mesh_y, len(coefficients)) @ coefficients).astype("f4") @ across
 
 
 def between(meshes, mesh_y, mesh_x, first, last, columns):

@@ -1,14 +1,14 @@
 """How far the stars of frames on one grid and scale may differ: what rejection must allow for seeing and small shifts.
 
-`slack` is in units of the steepness near a pixel, `wing` in units of what is seen within merge.WING pixels of it: see
-apfunc.merge.  Both are measured from the frames' own stars.
+`slack` is in units of the steepness near a pixel, `wing` in units of what is seen within outliers.WING pixels of it:
+see apfunc.outliers.  Both are measured from the frames' own stars.
 """
 
 import warnings
 
 import numpy as np
 
-from apfunc import merge
+from apfunc import merge, outliers
 
 LEAST, MOST = 0.3, 6.0  # of slack
 LITTLE, WIDEST = 0.0125, 0.5  # of wing; less is none, for it saves the looking around
@@ -50,7 +50,7 @@ def slacks(cores, noise):
     good = np.isfinite(cores)
     ranked, count = merge.rank(cores, good)
     middle = merge.innocent(cores, good) if frames == 2 else merge.median(ranked, count)
-    smooth = merge.box(np.pad(middle, ((0, 0), (3, 3), (3, 3)), mode="edge")) / 9
+    smooth = np.stack([outliers.box(np.pad(star, 3, mode="edge"))[:, 1:-1] for star in middle]) / 9
     windows = np.lib.stride_tricks.sliding_window_view(smooth, (5, 5), (1, 2))
     steep = windows.max((3, 4)) - windows.min((3, 4))
     sharp = (steep > 20 * np.median(noise)) & (count >= min(3, frames))
@@ -81,7 +81,7 @@ def wings(profiles, noise):
         off = profiles - usual
         more = np.nanmedian(off, 1)
         error = 1.86 * np.nanmedian(np.abs(off - more[:, None]), 1) / np.sqrt(count)
-    near = near[np.maximum(np.arange(radii) - merge.WING + 1, 0)] - near
+    near = near[np.maximum(np.arange(radii) - outliers.WING + 1, 0)] - near
     for k in range(frames):
         size = more[k] if frames == 2 else np.abs(more[k])
         sure = (size > 3 * error[k]) & (near > 0) & (np.arange(radii) >= FIRST)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apfunc import bands, common, io, merge, seeing
+from apfunc import bands, common, io, merge, outliers, seeing
 from apfunc import header as hdr
 from apfunc.coadd import coadd
 
@@ -241,6 +241,26 @@ def test_cosmic_rays_go(count):
     assert header["REJFRAC"] < 0.02
 
 
+def test_minmax_leaves_the_ends_out_where_more_than_two_are():
+    rng = np.random.default_rng(5)
+    d, good = rng.normal(0, 1, (5, 8, 9)).astype("f4"), rng.random((5, 8, 9)) > 0.4
+    good[:, 0, 0] = False
+    value, weight, lost = merge.merge(d, good.astype("f4"), good, None, np.ones(5), np.ones(5), *np.ones((2, 2, 5)),
+                                      method="minmax")
+    for y, x in np.ndindex(8, 9):
+        some = np.sort(d[good[:, y, x], y, x])
+        some = some[1:-1] if len(some) > 2 else some
+        assert weight[y, x] == len(some) and (len(some) == 0 or value[y, x] == pytest.approx(some.mean(), abs=1e-6))
+    assert lost.sum() == good.sum() - weight.sum()
+
+
+def test_sums_over_3_x_3_pixels_against_numpy():
+    values = np.random.default_rng(6).normal(0, 1, (7, 9)).astype("f4")
+    found = outliers.box(values)
+    for y, x in np.ndindex(5, 7):
+        assert found[y, x + 1] == pytest.approx(values[y:y + 3, x:x + 3].sum(), abs=1e-5)
+
+
 def test_pure_noise_is_hardly_rejected():
     (out, header), _ = stack([frame(k, signal=np.zeros(SHAPE)) for k in range(7)])
     assert header["REJFRAC"] < 3e-4
@@ -398,7 +418,8 @@ def test_arguments_are_left_alone_and_bands_do_not_matter(monkeypatch, count):
     for ((d, h), w, m), (d0, h0, w0, m0) in zip(frames, before):
         assert np.array_equal(d, d0) and h.tostring() == h0 and np.array_equal(w, w0) and np.array_equal(m, m0)
     monkeypatch.setattr("apfunc.coadd.MEMORY", 100000)
-    monkeypatch.setattr("apfunc.coadd.TILE", 3000)
+    monkeypatch.setattr("apfunc.outliers.CACHED", 3000)
+    monkeypatch.setattr("apfunc.merge.CACHED", 3000)
     (two, _), b = stack(frames)
     assert one.tobytes() == two.tobytes() and a.tobytes() == b.tobytes()
 
@@ -461,7 +482,7 @@ def test_the_centre_of_many_frames():
     values, good = rng.normal(100, 1, (60, 5, 9)).astype("f4"), np.ones((60, 5, 9), bool)
     good[1:, 2, 2], values[0, 2, 2] = False, 77.0
     good[:, 3, 3] = False
-    middle = merge.centre(values, good)
+    middle, _ = merge.centre(values, good)
     assert middle[2, 2] == 77 and middle[3, 3] == 0 and np.abs(np.delete(middle.ravel(), [20, 30]) - 100).max() < 1.2
     frames = [(rng.normal(0, 5, (60, 70)).astype("f4"), fits.Header()) for _ in range(40)]
     frames[7][0][30:33] += 100
@@ -480,7 +501,7 @@ def test_rank_and_median_against_numpy(n):
         assert count[at] == len(some) and np.array_equal([lane[at] for lane in ranked[: len(some)]], some)
         low = some[(len(some) - 1) // 2] if 0 < len(some) <= merge.LOW else np.median(some) if len(some) else 0
         assert middle[at] == pytest.approx(low, abs=1e-6)
-        assert n > merge.ENOUGH or merge.centre(values, good)[at] == middle[at]
+        assert n > merge.ENOUGH or merge.centre(values, good)[0][at] == middle[at]
 
 
 def slow_clip(d, w, good, photon, slack, wing, sigma):
@@ -545,17 +566,17 @@ def slow_outliers(d, middle, two, w, good, photon, slack, wing, sigma, strong=Fa
             continue
         kind, known = int(two[y, x]), good[:, y, x]
         square = np.array([1 / w[k, y, x] + photon[k] * max(middle[y, x], 0) if known[k] else np.inf for k in range(n)])
-        calm = merge.COHERENT * np.sqrt(square.min() * (1 if kind else 1.57 / n))
+        calm = outliers.COHERENT * np.sqrt(square.min() * (1 if kind else 1.57 / n))
         if kind:
             square = np.where(known, square[known].mean(), np.inf)
         near, far, wide = (steepness(y, x, steps, f, calm) for steps, f in (
-            (range(-2, 3), 3.3), (range(-3, 4), 3.8), (range(1 - merge.WING, merge.WING, 3), 4.1)))
+            (range(-2, 3), 3.3), (range(-3, 4), 3.8), (range(1 - outliers.WING, outliers.WING, 3), 4.1)))
         for k in np.flatnonzero(known):
             noise, box = np.sqrt(square[k]), around(y, x, 1)
             limit = sigma * noise + slack[kind][k] * near + wing[kind][k] * wide
-            means = sigma * merge.COHERENT * noise + slack[kind][k] * far + wing[kind][k] * wide
-            out[k, y, x] |= abs(off[k, y, x]) > (merge.STRONG if strong else 1) * limit
-            if abs(off[k, y, x]) > merge.STRONG * limit or not strong and abs(off[k][box].sum()) / 9 > means:
+            means = sigma * outliers.COHERENT * noise + slack[kind][k] * far + wing[kind][k] * wide
+            out[k, y, x] |= abs(off[k, y, x]) > (outliers.STRONG if strong else 1) * limit
+            if abs(off[k, y, x]) > outliers.STRONG * limit or not strong and abs(off[k][box].sum()) / 9 > means:
                 out[k][box] |= good[k][box]
     return out
 
@@ -648,11 +669,11 @@ def test_rows_are_filled_in_as_they_are_read(tmp_path, ending):
     for plane, kind in ((None, "f4"), ("MASK", "u1"), ("WHOLE", "f4")):
         rows, _ = io.read_rows(path, plane)
         out = np.empty((12, 33), kind)
-        bands.fill(rows, 7, out)
+        bands.fill(bands.place(rows, kind), 7, out)
         assert np.array_equal(out, rows[7:19])
     if ending == ".fits":
         rows, _ = io.read_rows(path)
         with open(path, "r+b") as stream:
             stream.truncate(2880 + 33 * 4 * 15)
         with pytest.raises(ValueError, match="cut short"):
-            bands.fill(rows, 7, np.empty((12, 33), "f4"))
+            bands.fill(bands.place(rows, "f4"), 7, np.empty((12, 33), "f4"))
