@@ -159,8 +159,8 @@ def _band(planes, facts, first, top, method, sigma, data, weight):
 
 
 def _tile(d, w, bits, good, rest, use, facts, method, sigma, keep):
-    """merge.merge of a tile (see `aligned.load`) of the frames `use`, and what it leaves: pixels without a trusted value,
-    and saturated ones."""
+    """merge.merge of a tile (see `aligned.load`) of the frames `use`, and what it leaves: pixels without a trusted
+    value, and saturated ones."""
     share = None if facts["share"] is None else facts["share"][use]
     parts = (facts[key][..., use] for key in ("photon", "excess", "slack", "wing"))
     value, total, lost = merge.merge(d, w, good, rest, *parts, sigma, method, share, keep)
