@@ -18,7 +18,7 @@ from apfunc.clip import middle_of_rows
 from apfunc.header import camera, text
 
 CELL = 32  # pixels a side
-PIXELS = 2**20  # so many of a frame are looked at, in rows of cells spread over it
+PIXELS = 2**22  # looked at in all pairs together, in rows of cells spread over the frame; they tell a part in 2,000
 PAIRS = 12  # pairs that are looked at, spread over the frames
 CHUNK = 64  # cells worked on at a time, so that they stay in the cache
 
@@ -52,10 +52,15 @@ def readnoise(biases, flats=(), sigma=4.0, saturate=None):
     shape = biases[0][0]
     flats, flat_headers, _, lit = _alike([f for f in flats if raw.opened(*f)[0] == shape], "flat")
     rounding = 1 / 12 if all(map(raw.whole, values)) else 0.0
-    cells = functools.lru_cache(PAIRS + 1)(cells_of)
+    filters = [text(h, "FILTER") for h in flat_headers]
+    sets = [[flat for flat, its in zip(flats, filters) if its == name] for name in dict.fromkeys(filters)]
+    bias_pairs = _some(pairs(biases))
+    flat_pairs = _some([pair for flats_of_one in sets for pair in pairs(flats_of_one)])
+    pixels = PIXELS // max(len(bias_pairs), len(flat_pairs))
+    cells = functools.lru_cache(PAIRS + 1)(functools.partial(cells_of, pixels=pixels))
 
     variances = np.array([chunked(lambda one, two: truncated_variance(one - two, sigma)[0], cells(a)[0], cells(b)[0])
-                          for a, b in _some(pairs(biases))]) / 2 - rounding
+                          for a, b in bias_pairs]) / 2 - rounding
     power, power_err = robust_mean(variances.mean(axis=0))
     if not power > 0:
         raise ValueError("the biases have no noise; give raw bias frames")
@@ -65,15 +70,12 @@ def readnoise(biases, flats=(), sigma=4.0, saturate=None):
            "readnoise_adu": noise, "readnoise_adu_err": power_err / (2 * noise), "nbias": len(biases), "nflat": 0,
            "bias": float(np.median(levels)), "level": math.nan}
 
-    filters = [text(h, "FILTER") for h in flat_headers]
-    sets = [[flat for flat, its in zip(flats, filters) if its == name] for name in dict.fromkeys(filters)]
-    paired = _some([pair for flats_of_one in sets for pair in pairs(flats_of_one)])
-    if paired:
+    if flat_pairs:
         full = raw.full_scale(np.stack(lit), flat_headers[0], saturate)
         dark = chunked(lambda *some: middle_of_rows(np.stack([s.ravel() for s in some], axis=1)),
                        *(cells(frame)[0] for frame in _some(biases))).reshape(-1, cells(biases[0])[0].shape[1])
         found = np.array([chunked(lambda *some: flat_cells(*some, sigma, full), *cells(a), *cells(b), dark)
-                          for a, b in paired])
+                          for a, b in flat_pairs])
         inverse, inverse_err = inverse_gain(*np.moveaxis(found, 1, 0), power + rounding)
         if inverse > 0:
             gain = 1 / inverse
@@ -124,12 +126,12 @@ def _some(items):
     return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(len(items), PAIRS))] if items else []
 
 
-def cells_of(frame):
-    """The pixels of a frame in cells, (cells, pixels), float32: rows of cells spread over the frame; without its
-    overscan and pedestal, and as read out."""
+def cells_of(frame, pixels):
+    """About so many pixels of a frame in cells, (cells, pixels), float32: rows of cells spread over the frame; without
+    its overscan and pedestal, and as read out."""
     (rows, columns), read, base = frame
     size = min(CELL, rows, columns)
-    starts = np.linspace(0, rows - size, min(rows // size, PIXELS // (columns * size) + 1)).astype(int)
+    starts = np.linspace(0, rows - size, min(rows // size, pixels // (columns * size) + 1)).astype(int)
     wide = columns // size
     plain, as_read = [], []
     for a in map(int, starts):
