@@ -250,13 +250,13 @@ def summary(table):
 def row_of(path, quality_row):
     """The measurements of one light, or the reason why there are none."""
     from astropy.io import fits
-    from apfunc.tables import read_table
+    from apfunc.tables import read_columns
     from apfunc.names import stem
     header = fits.getheader(path)
     if header.get("REASON"):
         return {"name": stem(path), "object": header.get("OBJECT", ""), "filter": header.get("FILTER", ""),
                 "reason": header["REASON"]}
-    return quality_row(header, read_table(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
+    return quality_row(header, *read_columns(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
 
 
 def stacks_of(table, inventory):

@@ -19,14 +19,15 @@ UNITS = {"exptime": "s", "fwhm_px": "pixel", "fwhm_arcsec": "arcsec", "sky": "ad
 EXTINCTION = 0.25  # [magnitude an airmass] taken off before a frame counts as clouded
 
 
-def quality_row(header, stars):
+def quality_row(header, stars, meta=None):
     """What there is to say about one light: a dict with the COLUMNS that are measured (None = unknown), for `quality`.
 
     header: of the navigated frame (read: WCSRMS, WCSRMSPX, WCSNMATC, PIXSCALE, FLXSCALE, CTYPE1, RAWFILE, OBJECT,
-    FILTER, EXPTIME, AIRMASS); stars: its star table.  Keys that begin with "_" are for `quality` alone.
+    FILTER, EXPTIME, AIRMASS); stars: its star table, or columns by name, and its header as `meta`.  Keys that begin with
+    "_" are for `quality` alone.
     """
     from apfunc.names import safe, stem
-    meta = stars.meta
+    meta = stars.meta if meta is None else meta
     fwhm, time = hdr.number(meta, "FWHM"), hdr.number(header, "EXPTIME", "EXPOSURE")
     pixel = hdr.number(header, "PIXSCALE") or hdr.pixel_scale(header)
     scale = hdr.number(header, "FLXSCALE")
@@ -44,7 +45,7 @@ def quality_row(header, stars):
             "_raw": hdr.text(header, "RAWFILE"), "_solved": hdr.text(header, "CTYPE1") is not None, "_shaped": shaped,
             "_pixels": hdr.number(header, "WCSRMSPX"),
             "_rate": 1 / (scale * (time or 1)) if scale and scale > 0 else None,
-            "_id": np.asarray(stars["id"])[good] if "id" in stars.colnames else None,
+            "_id": np.asarray(stars["id"])[good] if "id" in stars.dtype.names else None,
             "_flux": np.asarray(stars["flux"], float)[good] / (time or 1) if len(stars) else np.zeros(0)}
 
 
