@@ -18,11 +18,10 @@ def astrometry(image, stars, field, order=None):
     The solution is TAN with the distortion that the field catalogue found common to the target's frames, or a TAN-SIP
     of the frame's own, when it predicts left-out stars better.  Header: the WCS (TAN, or TAN-SIP with inverse terms;
     every older WCS keyword is removed), WCSSRC (tie), WCSNMATC, WCSRMS [arcsec], WCSRMSPX [pixel], WCSORDER, PIXSCALE,
-    FWHM [pixel] (the star table's), FLXSCALE and FLXSCERR (the factor that brings the frame to the flux scale of its
-    filter's most transparent frame at the reference exposure FLXEXPT), MAGZP and MAGZPERR (magnitude of 1 adu of this
-    frame, where the field has magnitudes; MAGZPSYS says which).
-    Raises ValueError, with the reason, when the frame has too few stars or no match
-    is beyond chance.
+    FWHM [pixel] and ELLIP (the star table's), FLXSCALE and FLXSCERR (the factor that brings the frame to the flux scale
+    of its filter's most transparent frame at the reference exposure FLXEXPT), MAGZP and MAGZPERR (magnitude of 1 adu
+    of this frame, where the field has magnitudes; MAGZPSYS says which).
+    Raises ValueError, with the reason, when the frame has too few stars or no match is beyond chance.
     """
     data, header = image
     f = register.frame_of(stars)
@@ -39,8 +38,9 @@ def astrometry(image, stars, field, order=None):
     header = _written(header, solution, data.shape, field.meta, i, rms, used)
     _photometry(header, f, field, i, j)
     header.update({k: v for k, v in stars.meta.items() if k.startswith("TRAIL")})  # for resample's mask, and its kernel
-    if number(stars.meta, "FWHM"):
-        header["FWHM"] = (round(number(stars.meta, "FWHM"), 4), "[pixel] of its stars")
+    for key, comment in (("FWHM", "[pixel] of its stars"), ("ELLIP", "their ellipticity, 1 - minor/major axis")):
+        if number(stars.meta, key) is not None:
+            header[key] = (round(number(stars.meta, key), 4), comment)
     history(header, "astrometry", tie=field.meta.get("TIE"), matches=len(i), order=used)
     return (data, header), _with_sky(stars, solution, field)
 

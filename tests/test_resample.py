@@ -88,10 +88,11 @@ def test_stars_keep_their_flux_and_place(kernel, fwhm, offset, loss, angle, sip)
     assert out.dtype == weight.dtype == np.float32 and mask.dtype == np.uint8
 
 
-@pytest.mark.parametrize("fwhm,angle,kernel", [(WIDE, 37, "quadratic"), (3.4, 37, "spline"), (None, 37, "spline"),
-                                               (1.6, 37, "quintic"), (1.6, 8, "spline")])
-def test_auto_suits_the_seeing(fwhm, angle, kernel):
-    header = header_of(solution(angle), **({} if fwhm is None else {"FWHM": fwhm}))
+@pytest.mark.parametrize("seen,angle,kernel", [
+    ({"FWHM": WIDE}, 37, "quadratic"), ({"FWHM": WIDE, "ELLIP": 0.1}, 37, "spline"), ({"FWHM": 3.4}, 37, "spline"),
+    ({}, 37, "spline"), ({"FWHM": 1.6}, 37, "quintic"), ({"FWHM": 1.6}, 8, "spline")])
+def test_auto_suits_the_seeing(seen, angle, kernel):
+    header = header_of(solution(angle), **seen)
     (_, found), _, _ = resample((np.ones(SHAPE, "f4"), header), GRID)
     assert f"kernel={kernel}" in found["HISTORY"][-1]
 
