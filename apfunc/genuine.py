@@ -23,14 +23,13 @@ def judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual
     inside = np.abs((p[:, [Y, X]] + 0.5) / flat.shape - 0.5).max(1) <= 0.5
     row = np.flatnonzero(inside & (np.hypot(p[:, X] - x, p[:, Y] - y) < max(width, 2)))
     parts = []
-    for i in range(0, max(len(row), 1), psf.CHUNK):
-        k = row[i:i + psf.CHUNK]
+    for k in (row[part] for part in psf.parts(max(len(row), 1), offsets)):
         seen = _seen(flat, light, p[k], y[k], x[k], offsets, len(core[0]), noise[k], gain, width)
         clear = seen[2] >= sigma
         parts.append([v[clear] for v in (k, *seen)])
     row, flux, error, sure, height, local, own, others, share, peak, point2, touched = map(np.concatenate, zip(*parts))
     p, y, x, noise = (v[row] for v in (p, y, x, noise))
-    free, _, least2 = psf.fit(own, y, x, core, p, noise, gain, others, psf.SHAPE, 8, 0.5, sure=False)
+    free, _, least2 = psf.fit(own, y, x, core, p, noise, gain, others, psf.SHAPE, 8, 0.02, sure=False)
     gained = point2 - least2  # of chi2, by a shape of its own
     fwhm, ellipticity, theta = psf.shape(free)
     minor, major = fwhm * np.sqrt(1 - ellipticity), fwhm / np.sqrt(1 - ellipticity)
@@ -52,14 +51,16 @@ def judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual
     k = np.flatnonzero(formless)
     formless[k] = misfit(least2[k], free[k], core, noise[k], gain) > max(0.3, 4 * usual)
     wide = (gained > 9) & (minor > 1.6 * point)
-    k = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt)
-    for k in np.split(k, range(psf.CHUNK, len(k), psf.CHUNK)):
+    some = np.flatnonzero((gained > 9) & (minor > 1.25 * point) & ~wide & ~burnt)
+    for part in psf.parts(len(some), psf.disc(4.5 * width)):
+        k = some[part]
         wide[k] = _wide(flat, light, free[k], p[k], noise[k], point[k], y[k], x[k], width)
     ripple = height < 0.15 * others[:, 0]
     odd = strange & (sure < 20) & (share < 0.1)  # so faint, and alone, a star has the PSF's shape within the noise
     wider = (gained > 3) & ((fwhm > 1.2 * point) | (major > 1.5 * most))
-    k = np.flatnonzero(wider & (share < 0.1) & (sure < 10 * sigma))
-    for k in np.split(k, range(psf.CHUNK, len(k), psf.CHUNK)):
+    some = np.flatnonzero(wider & (share < 0.1) & (sure < 10 * sigma))
+    for part in psf.parts(len(some), psf.disc(4.3 * width)):
+        k = some[part]
         noisier = nebula.rough(flat, light, cloud, y[k], x[k], noise[k], width)
         odd[k] |= (noisier > 1.15) & (sure[k] < 1.25 * sigma * noisier)  # like a filament, no more than what lies round
     keep = np.flatnonzero(~ripple & (burnt | ~(sharp | wide | formless | odd)))
@@ -112,6 +113,6 @@ def _wide(flat, light, free, p, noise, point, y, x, width):
     """Whether peaks that look wider than the PSF are much wider when their surroundings are seen as well."""
     wide = psf.disc(4.5 * width)
     values = detect.stamps(flat, y, x, wide) - detect.stamps(light, y, x, wide) + psf.profiles(p, y, x, wide)
-    found = psf.fit(values, y, x, wide, free, noise, free=psf.SHAPE, passes=8, near=0.1, sure=False)[0]
+    found = psf.fit(values, y, x, wide, free, noise, free=psf.SHAPE, passes=8, near=0.01, sure=False)[0]
     fwhm, ellipticity, _ = psf.shape(found)
     return fwhm * np.sqrt(1 - ellipticity) > 1.7 * point

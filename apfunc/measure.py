@@ -22,6 +22,8 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     y, x = _one_each(full, groups, y[:MANY], x[:MANY], width)
     if along is not None:
         y, x, bad = y[~along[y, x]], x[~along[y, x]], bad | along
+    order = np.lexsort((x, y))
+    y, x = y[order], x[order]
     hidden, offsets = np.flatnonzero(bad | full), psf.disc(max(2.5 * width, 3))
     core = tuple(v[:np.count_nonzero(np.hypot(*offsets) <= CORE * width)] for v in offsets)
     noise = detect.at_pixels(sky[0], sky[3], sky[1], y, x).astype("f8")
@@ -32,7 +34,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     light[:] = 0  # from now on of all stars found so far; NaN where a pixel says nothing
     light.reshape(-1)[hidden] = np.nan
     inner = tuple(v[:np.count_nonzero(np.hypot(*offsets) <= 1.2 * width)] for v in offsets)
-    p = starfit.refit(flat, light, y, x, inner, None, p, noise, passes=3, near=0.5)[0]
+    p = starfit.refit(flat, light, y, x, inner, None, p, noise, passes=3, near=0.05)[0]
     sizes = starfit.paint(light, y, x, p, noise, width)
     factor = _excess(flat, sky, y, x, p, noise, width)
     noise *= factor
@@ -45,7 +47,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     # burnt out stars wider than the PSF go first, then all others with the right PSF
     giants = _giants(flat, bad | full, groups, width, model, float(np.median(sky[3])))
     _shine(light, *giants, width)
-    found, chi2 = starfit.refit(flat, light, y, x, core, p, start, noise, gain, passes=6, near=0.1)
+    found, chi2 = starfit.refit(flat, light, y, x, core, p, start, noise, gain, passes=6, near=0.003)
     light[:] = 0
     light.reshape(-1)[hidden] = np.nan
     _shine(light, *giants, width)

@@ -13,7 +13,7 @@ A, X, Y, XX, XY, YY, SKY, SLOPE = range(8)
 POINT, SHAPE, ALL = (A, X, Y, SKY), (A, X, Y, XX, XY, YY, SKY), (A, X, Y, XX, XY, YY, SKY, SLOPE)
 POWERS = [(i, k - i) for k in range(5) for i in range(k, -1, -1)]  # of dx^i dy^j, to the fourth degree
 PRODUCT = np.array([[POWERS.index((i + k, j + m)) for k, m in POWERS[:6]] for i, j in POWERS[:6]])
-CHUNK = 256  # stars whose pixels are worked on at once, so that they stay in the cache
+MANY = 1 << 15  # pixels of stars that are worked on at once, so that a dozen planes of them stay in the cache
 GAUSSIAN = 0.01  # 1/beta is kept above this: beta = 100 is a Gaussian for every purpose here
 
 
@@ -25,48 +25,61 @@ def disc(radius):
     return dy[order], dx[order]
 
 
+def parts(count, offsets):
+    """Slices of `count` stars whose pixels at the `offsets` are worked on at once (see MANY)."""
+    step = max(1, MANY // len(offsets[0]))
+    return [slice(i, i + step) for i in range(0, count, step)]
+
+
 def profiles(p, y, x, offsets):
     """Profiles without sky, (n, pixels) float32, of the stars `p` at the `offsets` (dy, dx) from the pixels (y, x)."""
     part = p.copy()
     part[:, X] -= x
     part[:, Y] -= y
-    return _model(part, _powers(offsets, 6))[0]
+    model = _model(part, _powers(offsets, 6))[0]
+    model *= p[:, A, None].astype("f4")
+    return model
 
 
-def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=0.01, sure=True):
+def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, passes=12, near=1e-3, sure=True):
     """Least squares of all stars at once: Levenberg-Marquardt, each star with its own damping.
 
     values  (n, pixels) at the `offsets` (dy, dx) from the pixels (y, x); NaN = leave this pixel out.  start: (n, 8).
     noise   (n,) noise of a sky pixel; with `gain` [electron/adu] the photons of the starting model, and of `light` (n,
             pixels: what else shines there), add to the variance of a pixel: of the model, not of the noisy data.
-    free    the parameters fitted: POINT, SHAPE or ALL; the others stay.  A star is done when a step takes less than
-            `near` off its chi2, that is when it moves by less than sqrt(near) of its own error, or after `passes`.
+    free    the parameters fitted: POINT, SHAPE or ALL; the others stay.  A star is done when the next step would take
+            less than about `near` off its chi2, that is move it by sqrt(near) of its own error, or after `passes`.
 
     Returns p (n, 8), errors (n, 8; 0 where not free, inf where undetermined, all 0 without `sure`), and chi2 (n,).
     """
     p, powers, data = start.copy(), _powers(offsets), np.array(values, "f4")
     p[:, X] -= x
     p[:, Y] -= y
-    weight = np.empty(data.shape, "f4")
-    for i in range(0, len(p), CHUNK):
-        at = slice(i, i + CHUNK)
-        weight[at] = (noise[at, None] ** 2).astype("f4")
+    root = np.empty(data.shape, "f4")  # of the weights: 1 / noise
+    for at in parts(len(p), offsets):
+        root[at] = (noise[at, None] ** 2).astype("f4")
         if gain:
-            shine = _model(p[at], powers)[0] + (light if np.isscalar(light) else light[at])
-            weight[at] += np.maximum(shine, 0) / np.float32(gain)
+            shine = _model(p[at], powers[:6])[0]
+            shine *= p[at, A, None].astype("f4")
+            shine += light if np.isscalar(light) else light[at]
+            np.maximum(shine, 0, out=shine)
+            shine *= np.float32(1 / gain)
+            root[at] += shine
+        np.sqrt(root[at], out=root[at])
+        np.divide(1, root[at], out=root[at])
         bad = ~np.isfinite(data[at])
-        np.divide(1, weight[at], out=weight[at])
-        weight[at][bad], data[at][bad] = 0, 0
-    p, errors, chi2 = _fit(data, weight, powers, p, list(free), passes, near, sure)
+        root[at][bad], data[at][bad] = 0, 0
+        data[at] *= root[at]
+    p, errors, chi2 = _fit(data, root, powers, p, list(free), passes, near, sure)
     p[:, X] += x
     p[:, Y] += y
     return p, errors, chi2
 
 
-def _fit(data, weight, powers, p, free, passes, near, sure):
+def _fit(data, root, powers, p, free, passes, near, sure):
     start, p, diagonal, reach = p, p.copy(), np.arange(len(free)), max(powers[1].max() / 2, 2)
     damping, active = np.full(len(p), 1e-4), np.arange(len(p))
-    chi2, normal, gradient = _normals(data, weight, powers, p, active, free)
+    chi2, normal, gradient = _normals(data, root, powers, p, active, free)
     for _ in range(passes):
         size = np.sqrt(np.maximum(normal[diagonal, diagonal][:, active], 1e-30))
         matrix = normal[:, :, active] / size[:, None] / size
@@ -78,14 +91,14 @@ def _fit(data, weight, powers, p, free, passes, near, sure):
         trial[:, SLOPE] = np.clip(trial[:, SLOPE], GAUSSIAN, 0.8)
         away = np.hypot(trial[:, X] - start[active, X], trial[:, Y] - start[active, Y])
         sane = (trial[:, XX] > 0) & (trial[:, XX] * trial[:, YY] > trial[:, XY] ** 2) & (away < reach)
-        done = sane & (promise < near)  # the last step is taken on trust
+        done = sane & (promise * np.minimum(_bend(p[active], trial), 1) ** 2 < near)  # the last step is taken on trust
         p[active[done]] = trial[done]
         chi2[active[done]] -= promise[done]
         active, trial, sane = active[~done], trial[~done], sane[~done]
         if not len(active):
             break
         trial = np.where(sane[:, None], trial, p[active])
-        new = _normals(data, weight, powers, trial, active, free)
+        new = _normals(data, root, powers, trial, active, free)
         better = sane & (new[0] <= chi2[active] * (1 + 1e-5))
         good = active[better]
         p[good], chi2[good] = trial[better], new[0][better]
@@ -104,75 +117,90 @@ def _fit(data, weight, powers, p, free, passes, near, sure):
     return p, errors, chi2
 
 
-def _normals(data, weight, powers, p, rows, free):
-    """`_normal` of the stars `rows` of data and weight, whose parameters p are, some at a time."""
+def _bend(p, q):
+    """By how much the model bends over a step from p to q, as a part of the step, which is what is left after it."""
+    move, form = np.abs(q - p), np.maximum(p[:, XX] + p[:, YY], 1e-12)
+    form = (move[:, XX] + 2 * move[:, XY] + move[:, YY]) / form + np.hypot(move[:, X], move[:, Y]) * np.sqrt(form)
+    return move[:, A] / np.maximum(np.abs(q[:, A]), 1e-6) + form + move[:, SLOPE] / p[:, SLOPE]
+
+
+def _normals(data, root, powers, p, rows, free):
+    """`_normal` of the stars `rows` of data and root, whose parameters p are, some at a time."""
     n, m = len(rows), len(free)
     chi2, normal, gradient = np.empty(n), np.empty((m, m, n)), np.empty((m, n))
-    for i in range(0, n, CHUNK):
-        at = slice(i, i + CHUNK)
+    for at in parts(n, powers):
         k = rows[at] if n < len(data) else at
-        chi2[at], normal[:, :, at], gradient[:, at] = _normal(data[k], weight[k], powers, p[at], free)
+        chi2[at], normal[:, :, at], gradient[:, at] = _normal(data[k], root[k], powers, p[at], free)
     return chi2, normal, gradient
 
 
-def _normal(data, weight, powers, p, free):
+def _normal(data, root, powers, p, free):
     """chi2 (n,), and the normal equations, J^T W J (free, free, n) and J^T W (data - model) (free, n), of each star.
 
-    All derivatives by place and form are steep = I / (1 + kq) times a polynomial in the pixel's offset, so that what is
-    summed over the pixels are moments, one matrix product for all stars; the polynomials' coefficients do the rest.
+    data: times the root of the weights.  All derivatives by place and form are steep = I / (1 + kq) times a polynomial
+    in the pixel's offset, so that what is summed over the pixels are moments, one matrix product for all stars; the
+    polynomials' coefficients do the rest.
     """
-    model, base, log = _model(p, powers)
     a, x, y, xx, xy, yy, sky, slope = p.T
-    k, steep, rest = 2**slope - 1, model / base, data - model
-    rest -= sky.astype("f4")[:, None]
-    forms = [[-2 * (xx * x + xy * y), 2 * xx, 2 * xy], [-2 * (xy * x + yy * y), 2 * xy, 2 * yy]]
-    if XX in free:
-        zero, one = 0 * x, 0 * x + 1
-        forms = [row + [zero] * 3 for row in forms] + [
-            [-x * x, 2 * x, zero, -one, zero, zero], [-2 * x * y, 2 * y, 2 * x, zero, -2 * one, zero],
-            [-y * y, zero, 2 * y, zero, zero, -one]]
-    forms = np.array(forms) * (k / slope)
-    size, normal, gradient = forms.shape[1], np.empty((len(free), len(free), len(p))), np.empty((len(free), len(p)))
-    heavy, places = weight * steep, [free.index(v) for v in (X, Y, XX, XY, YY) if v in free]
-    squares, some = powers[:15 if XX in free else 6].T, powers[:size].T
-    moments = ((heavy * steep) @ squares).T.astype("f8")[PRODUCT[:size, :size]]
-    normal[np.ix_(places, places)] = np.einsum("ibn,jbn->ijn", np.einsum("ian,abn->ibn", forms, moments), forms)
-    gradient[places] = (forms * ((heavy * rest) @ some).T).sum(1)
-    by = {A: model, SKY: powers[0]}  # the derivatives by A (times A), sky and 1/beta
+    k = 2**slope - 1
+    model, base = _model(p, powers)
+    model *= root
+    planes = np.empty((4 if SLOPE in free else 3, *data.shape), "f4")  # what is left; the derivatives by A, sky, 1/beta
+    rest = np.multiply(model, a.astype("f4")[:, None], out=planes[0])
     if SLOPE in free:
-        by[SLOPE] = model * (slope**-2).astype("f4")[:, None] * log
-        by[SLOPE] -= (model - steep) * (0.6931472 * (1 + k) / slope / k).astype("f4")[:, None]  # steep k q
-    pull = weight * rest
-    for name, one in by.items():
-        i, lean = free.index(name), heavy if name == SKY else heavy * one
-        normal[i, places] = normal[places, i] = (forms * (lean @ some).T).sum(1)
-        gradient[i] = np.vecdot(pull, one)
-        lean = weight if name == SKY else weight * one
-        for other in by:
-            normal[i, free.index(other)] = np.vecdot(lean, by[other])
-    a, i = np.where(np.abs(a) < 1e-6, 1e-6, a), free.index(A)
-    gradient[i] /= a
-    normal[i] /= a
-    normal[:, i] /= a
-    return np.vecdot(pull, rest), normal, gradient
+        bent = np.multiply(np.log(base), (slope**-2).astype("f4")[:, None], out=planes[3])
+        bent += (1 / base - 1) * (0.6931472 * (1 + k) / slope / k).astype("f4")[:, None]
+        bent *= rest
+    rest += np.multiply(root, sky.astype("f4")[:, None], out=planes[1])
+    np.subtract(data, rest, out=rest)
+    steep = np.divide(model, base, out=base)
+    planes[1], planes[2] = model, root
+
+    size, last = (6, 6) if XX in free else (3, 3)
+    gx, gy, scale = xx * x + xy * y, xy * x + yy * y, a * k / slope
+    forms = np.zeros((last - 1, size, len(p)))
+    forms[0, :3], forms[1, :3] = (-2 * gx, 2 * xx, 2 * xy), (-2 * gy, 2 * xy, 2 * yy)
+    if XX in free:
+        forms[2, [0, 1, 3]] = -x * x, 2 * x, -1 + 0 * x
+        forms[3, [0, 1, 2, 4]] = -2 * x * y, 2 * y, 2 * x, -2 + 0 * x
+        forms[4, [0, 2, 5]] = -y * y, 2 * y, -1 + 0 * y
+    forms *= scale
+    some = np.ascontiguousarray(powers[:size].T)
+    sums = ((planes * steep).reshape(-1, data.shape[1]) @ some).reshape(len(planes), len(p), size)
+    cross = np.einsum("ian,kan->kin", forms, sums.transpose(0, 2, 1).astype("f8", order="C"))
+    steep *= steep
+    moments = (steep @ powers[:15 if XX in free else 6].T).T.astype("f8")[PRODUCT[:size, :size]]
+
+    normal, gradient = np.empty((len(free), len(free), len(p))), np.empty((len(free), len(p)))
+    normal[1:last, 1:last] = np.einsum("ibn,jbn->ijn", np.einsum("ian,abn->ibn", forms, moments), forms)
+    gradient[1:last] = cross[0]
+    others = (0, *range(last, len(free)))
+    for i, one, mixed in zip(others, planes[1:], cross[1:]):
+        normal[i, 1:last] = normal[1:last, i] = mixed
+        gradient[i] = np.vecdot(rest, one)
+        for j, other in zip(others, planes[1:]):
+            if j <= i:
+                normal[i, j] = normal[j, i] = np.vecdot(one, other)
+    return np.vecdot(rest, rest), normal, gradient
 
 
 def _model(p, powers):
-    """Profiles without sky (n, pixels) float32, 1 + kq and its logarithm; p's places are in pixels from where the
+    """Profiles of height 1 without sky (n, pixels) float32, and 1 + kq; p's places are in pixels from where the
     offsets of `powers` (see `_powers`) are counted."""
-    a, x, y, xx, xy, yy, _, slope = p.T
+    _, x, y, xx, xy, yy, _, slope = p.T
     gx, gy, k = xx * x + xy * y, xy * x + yy * y, 2**slope - 1
-    q = np.stack([gx * x + gy * y, -2 * gx, -2 * gy, xx, 2 * xy, yy], 1) * k[:, None]
+    q = np.empty((len(p), 6))
+    q.T[:] = gx * x + gy * y, -2 * gx, -2 * gy, xx, 2 * xy, yy
+    q *= k[:, None]
     q[:, 0] += 1
     base = q.astype("f4") @ powers[:6]
     np.maximum(base, 1, out=base)
+    model = np.log(base)
     if len(slope) and (slope == slope[0]).all():
         slope = slope[:1]  # one number is taken faster than one for each row
-    log = np.log(base)
-    model = log * (-1 / slope).astype("f4")[:, None]
+    model *= (-1 / slope).astype("f4")[:, None]
     np.exp(model, out=model)
-    model *= a.astype("f4")[:, None]
-    return model, base, log
+    return model, base
 
 
 def _powers(offsets, most=15):

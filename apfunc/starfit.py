@@ -24,8 +24,7 @@ def paint(light, y, x, p, noise, width, before=None, sizes=None):
     wide = psf.disc(max(REACH[-1] * width, 6))
     for size, reach in enumerate(REACH):
         rows, at = np.flatnonzero(sizes == size), tuple(v[np.hypot(*wide) <= max(reach * width, 3)] for v in wide)
-        for i in range(0, len(rows), psf.CHUNK):
-            k = rows[i:i + psf.CHUNK]
+        for k in (rows[part] for part in psf.parts(len(rows), at)):
             model = psf.profiles(p[k], y[k], x[k], at)
             model -= 0 if before is None else psf.profiles(before[k], y[k], x[k], at)
             detect.paint(light, model, y[k], x[k], at)
@@ -38,8 +37,7 @@ def refit(flat, light, y, x, offsets, before, start, noise, gain=None, **how):
     light: what all stars add to the frame, each as `before` has it (None: nothing yet); NaN where pixels are left out.
     """
     values, others = np.empty((2, len(y), len(offsets[0])), "f4")
-    for i in range(0, len(y), psf.CHUNK):
-        k = slice(i, i + psf.CHUNK)
+    for k in psf.parts(len(y), offsets):
         others[k] = detect.stamps(light, y[k], x[k], offsets)
         if before is not None:
             others[k] -= psf.profiles(before[k], y[k], x[k], offsets)
@@ -63,7 +61,7 @@ def settle(flat, light, y, x, offsets, p, noise, gain, sizes, width, moved, roun
         k, others = near[changed], others[changed]
         if not len(k):
             break
-        found, _ = refit(flat, light, y[k], x[k], offsets, p[k], p[k], noise[k], gain, passes=4, near=0.1)
+        found, _ = refit(flat, light, y[k], x[k], offsets, p[k], p[k], noise[k], gain, passes=4, near=0.003)
         paint(light, y[k], x[k], found, noise[k], width, p[k], sizes[k])
         seen[k], p[k], moved = others, found, np.zeros(len(y), bool)
         touched = np.zeros((row.max() + 2, column.max() + 2), bool)

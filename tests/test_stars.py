@@ -427,7 +427,7 @@ def test_normal_equations_against_numeric_derivatives(free):
         return psf.profiles(q, zero, zero, offsets) + q[:, psf.SKY, None]
     data = (model(p) + rng.normal(0, 5, (2, len(offsets[0])))).astype("f4")
     weight = rng.uniform(0, 1, data.shape).astype("f4")
-    chi2, normal, gradient = psf._normal(data, weight, psf._powers(offsets), p, list(free))
+    chi2, normal, gradient = psf._normal(np.sqrt(weight) * data, np.sqrt(weight), psf._powers(offsets), p, list(free))
     slopes = []
     for k in free:
         up, down, step = p.copy(), p.copy(), 2e-3 * np.maximum(1, np.abs(p[:, k]))
@@ -502,7 +502,7 @@ def test_settle_against_looking_at_all_stars_in_each_round():
     for _ in range(5):
         others = detect.stamps(shine, y, x, some) - psf.profiles(slow, y, x, some)
         k = np.flatnonzero((np.abs(others - seen) > starfit.CHANGED * noise[:, None]).any(1) | again)
-        found, _ = starfit.refit(flat, shine, y[k], x[k], offsets, slow[k], slow[k], noise[k], passes=4, near=0.1)
+        found, _ = starfit.refit(flat, shine, y[k], x[k], offsets, slow[k], slow[k], noise[k], passes=4, near=0.003)
         starfit.paint(shine, y[k], x[k], found, noise[k], width, slow[k], sizes[k])
         seen[k], slow[k], again = others[k], found, False
     fast = starfit.settle(flat, light, y, x, offsets, start, noise, None, sizes, width, moved)
