@@ -132,10 +132,14 @@ def clipped(values, full=0.0):
     low, high = _first(values < (zero - reach)[:, None]), _first(values <= (zero + reach)[:, None])
     low, high = np.where((count > 0) & (high > low), (low, high), (np.zeros_like(count), count))
     centred = values - zero[:, None]
-    sums = [np.cumsum(v, axis=1, dtype="f8") for v in (centred, centred**2)]  # NaN, sorted to the end, is never asked
+    sums = np.empty(values.shape, "c16")  # of the values and, as imaginary part, of their squares, running on
+    sums.real = centred
+    np.multiply(centred, centred, out=sums.imag)
+    np.cumsum(sums, axis=1, out=sums)  # NaN, sorted to the end, is never asked
     for _ in range(20):
         n, last, before = np.maximum(high - low, 1), np.maximum(high - 1, 0), np.maximum(low - 1, 0)
-        mean, square = ((s[row, last] - np.where(low > 0, s[row, before], 0)) / n for s in sums)
+        mean = (sums[row, last] - np.where(low > 0, sums[row, before], 0)) / n
+        mean, square = mean.real, mean.imag
         median = (centred[row, np.maximum((low + high - 1) // 2, 0)] +
                   centred[row, np.minimum((low + high) // 2, values.shape[1] - 1)]) / 2
         sigma = np.sqrt(np.maximum(square - mean**2, 0) / (1 - tail))
@@ -180,6 +184,21 @@ def _spline_matrix(knots, size):
     first, last = slopes[0] - step[0] / 6 * bend[1], slopes[-1] + step[-1] / 6 * bend[-2]
     beyond = np.minimum(at - knots[0], 0)[:, None] * first + np.maximum(at - knots[-1], 0)[:, None] * last
     return (curve + beyond).astype("f4")
+
+
+def cubics(knots, size, most=64):
+    """Slices of at most so many of the rows 0 … size-1 on which a spline is one cubic, for there is no knot between."""
+    edges = [0, *np.clip(np.ceil(knots), 0, size).astype(int).tolist(), size]
+    return [slice(i, min(i + most, stop)) for start, stop in zip(edges, edges[1:]) for i in range(start, stop, most)]
+
+
+@functools.lru_cache(maxsize=8)
+def cubic(size):
+    """Four of `size` rows, and the matrix (size, 4) that takes a cubic's values there to those of all rows."""
+    some = np.arange(min(size, 4))
+    some = some * (size - 1) // max(len(some) - 1, 1)
+    powers = np.vander(np.linspace(-1, 1, size), len(some)) if size > 1 else np.ones((1, 1))
+    return some, np.linalg.solve(powers[some].T, powers.T).T.astype("f4")
 
 
 def expand(by, values, bx):

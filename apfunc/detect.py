@@ -29,14 +29,16 @@ def flatten(data, bad, box=64):
     by, bx = background.spline_matrix(y, len(data)), background.spline_matrix(x, data.shape[1])
     flat, middle = np.empty_like(data), np.median(sky)
     across = (sky - middle).astype("f4") @ bx.T
-    for i in range(0, len(data), 64):  # data - By @ mesh @ Bx.T, in strips that stay in the cache
-        near = np.abs(by[i:i + 64]).max(0) > 1e-7  # a spline feels its near knots only
-        np.subtract(data[i:i + 64], by[i:i + 64, near] @ across[near] + np.float32(middle), out=flat[i:i + 64])
+    for rows in background.cubics(y, len(data)):  # data - By @ mesh @ Bx.T, from four rows of each cubic of the spline
+        four, mix = background.cubic(rows.stop - rows.start)
+        part = mix @ (by[rows.start + four] @ across + np.float32(middle))
+        np.subtract(data[rows], part, out=flat[rows])
     y, x = np.divmod(np.flatnonzero(bad), data.shape[1]) if holes else ((), ())
     for i in range(0, len(y), 65536):
         at, near = slice(i, i + 65536), psf.disc(2)
-        good = stamps(bad, y[at], x[at], near) == 0
-        flat[y[at], x[at]] = np.where(good, stamps(flat, y[at], x[at], near), 0).sum(1) / np.maximum(good.sum(1), 1)
+        hidden, values = stamps((bad, flat), y[at], x[at], near)
+        good = hidden == 0
+        flat[y[at], x[at]] = np.where(good, values, 0).sum(1) / np.maximum(good.sum(1), 1)
     return flat, (by, bx, sky, np.maximum(noise, 0.1 * np.median(noise)))
 
 
@@ -100,7 +102,7 @@ def _alike(frame, y, x, noise):
     start = np.repeat(psf.star(3.0), len(y), 0)
     start[:, [psf.A, psf.X, psf.Y]] = np.stack([frame[y, x], x + 0.5, y + 0.5], 1)
     p, errors, chi2 = psf.fit(stamps(frame, y, x, offsets), y, x, offsets, start, np.full(len(y), noise),
-                              free=psf.SHAPE, passes=8)
+                              free=psf.SHAPE, passes=8, near=0.003)
     width, ellipticity, _ = psf.shape(p)
     light = (psf.profiles(p, y, x, offsets) ** 2).sum(1) / noise**2
     misfit = np.sqrt(np.maximum(chi2 - len(offsets[0]) + 7, 0) / np.maximum(light, 1e-9))
@@ -244,47 +246,38 @@ def quantile(values, share):
 
 
 def stamps(data, y, x, offsets):
-    """The pixels at `offsets` (dy, dx) of each (y, x), (n, pixels) float32; NaN outside the frame."""
-    (dy, dx), (rows, columns) = offsets, data.shape
-    half = max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0))
-    side, rim = 2 * half + 1, _rim(data.shape, y, x, half)
-    if len(dy) < side**2 / 2 or side > min(rows, columns) or not len(y):
-        at, outside = _addresses(data.shape, y, x, offsets, rim)
-        out = data.reshape(-1)[at].astype("f4", copy=False)
-    else:  # whole rows of pixels
-        squares = np.lib.stride_tricks.sliding_window_view(data, (side, side))
-        squares = squares[np.clip(y - half, 0, rows - side), np.clip(x - half, 0, columns - side)]
-        out = squares.reshape(len(y), side**2).take((dy + half) * side + dx + half, 1).astype("f4", copy=False)
-        at, outside = _addresses(data.shape, y[rim], x[rim], offsets, slice(None))
-        out[rim] = data.reshape(-1)[at]
-    out[rim] = np.where(outside, np.nan, out[rim])
-    return out
+    """The pixels at `offsets` (dy, dx) of each (y, x), (n, pixels) float32; NaN outside the frame.  data: a frame, or a
+    tuple of several, for as many results."""
+    frames = data if isinstance(data, tuple) else (data,)
+    at, rim, outside = _addresses(frames[0].shape, y, x, offsets)
+    found = [frame.reshape(-1).take(at).astype("f4", copy=False) for frame in frames]
+    for out in found if len(rim) else ():
+        out[rim] = np.where(outside, np.nan, out[rim])
+    return found if isinstance(data, tuple) else found[0]
 
 
 def paint(data, model, y, x, offsets):
     """Add, in place, `model` (n, pixels) at the `offsets` of each (y, x) to `data`."""
-    rim = _rim(data.shape, y, x, np.abs(offsets).max(initial=0))
-    at, outside = _addresses(data.shape, y, x, offsets, rim)
+    at, rim, outside = _addresses(data.shape, y, x, offsets)
     if len(rim):
         model = model.copy()
         model[rim] = np.where(outside, 0, model[rim])
     np.add.at(data.reshape(-1), at.reshape(-1), model.reshape(-1))
 
 
-def _rim(shape, y, x, reach):
-    """Which of the pixels (y, x) lie so near the rim of a frame that what is within `reach` may be outside."""
-    return np.flatnonzero((y < reach) | (y >= shape[0] - reach) | (x < reach) | (x >= shape[1] - reach))
-
-
-def _addresses(shape, y, x, offsets, rim):
-    """Flat addresses (n, pixels) of the `offsets` of each (y, x), and which are outside, of the rows `rim` only; those
-    have the address 0."""
-    dy, dx = offsets
-    at = (y * shape[1] + x)[:, None] + (dy * shape[1] + dx)
-    rows, columns = y[rim, None] + dy, x[rim, None] + dx
-    outside = (rows < 0) | (rows >= shape[0]) | (columns < 0) | (columns >= shape[1])
-    at[rim] = np.where(outside, 0, at[rim])
-    return at, outside
+def _addresses(shape, y, x, offsets):
+    """Flat addresses (n, pixels) of the `offsets` of each (y, x); which of those lie so near the rim of a frame that
+    pixels may be outside, and which pixels of theirs are; those have the address 0."""
+    (dy, dx), (rows, columns) = offsets, shape
+    at = (y * columns + x)[:, None] + (dy * columns + dx)
+    high, wide = np.abs(offsets).max(1, initial=0)
+    rim = np.flatnonzero((y < high) | (y >= rows - high) | (x < wide) | (x >= columns - wide))
+    outside = np.zeros((0, len(dy)), bool)
+    if len(rim):
+        down, right = y[rim, None] + dy, x[rim, None] + dx
+        outside = (down < 0) | (down >= rows) | (right < 0) | (right >= columns)
+        at[rim] = np.where(outside, 0, at[rim])
+    return at, rim, outside
 
 
 def at_pixels(by, values, bx, y, x):

@@ -39,7 +39,7 @@ def judged(flat, light, p, y, x, offsets, core, noise, gain, sigma, width, usual
     bad, full, cloud = planes
     burnt, edge, broken = np.zeros((3, len(row)), bool)
     k, distance = np.flatnonzero(touched), np.hypot(*offsets)
-    bad, full = (detect.stamps(plane, y[k], x[k], offsets) for plane in (bad, full))
+    bad, full = detect.stamps((bad, full), y[k], x[k], offsets)
     edge[k] = np.isnan(full[:, distance <= 1.5 * width]).any(1)
     burnt[k] = (full[:, distance <= 1.5 * width] > 0).any(1)
     broken[k] = (bad[:, distance <= 1.2 * width] > 0).any(1)
@@ -77,8 +77,9 @@ def _seen(flat, light, p, y, x, offsets, core, noise, gain, width):
     """What the pixels of some stars say, their models given: what `starfit.fluxes` gives; of the first `core` pixels
     those without the other stars, and the others; the share of the others' light; the peak; chi2 in the core; whether a
     pixel within 1.5 FWHM says nothing."""
-    shine = detect.stamps(light, y, x, offsets)
-    rest, unit = detect.stamps(flat, y, x, offsets) - shine, p.copy()
+    rest, shine = detect.stamps((flat, light), y, x, offsets)
+    rest -= shine
+    unit = p.copy()
     unit[:, A] = 1
     unit = psf.profiles(unit, y, x, offsets)
     measured = starfit.fluxes(p, unit, rest, shine, noise, gain)
@@ -112,7 +113,8 @@ def misfit(chi2, p, offsets, noise, gain):
 def _wide(flat, light, free, p, noise, point, y, x, width):
     """Whether peaks that look wider than the PSF are much wider when their surroundings are seen as well."""
     wide = psf.disc(4.5 * width)
-    values = detect.stamps(flat, y, x, wide) - detect.stamps(light, y, x, wide) + psf.profiles(p, y, x, wide)
+    values, shine = detect.stamps((flat, light), y, x, wide)
+    values += psf.profiles(p, y, x, wide) - shine
     found = psf.fit(values, y, x, wide, free, noise, free=psf.SHAPE, passes=8, near=0.01, sure=False)[0]
     fwhm, ellipticity, _ = psf.shape(found)
     return fwhm * np.sqrt(1 - ellipticity) > 1.7 * point

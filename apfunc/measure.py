@@ -105,8 +105,8 @@ def _clean(flat, light, y, x, offsets, p, noise, width):
     their pixels without the others."""
     k = np.flatnonzero(p[:, A] > 5 * noise)
     k = k[np.argsort(-p[k, A], kind="stable")][:400]
-    own = detect.stamps(flat, y[k], x[k], offsets)
-    others = detect.stamps(light, y[k], x[k], offsets) - psf.profiles(p[k], y[k], x[k], offsets)
+    own, others = detect.stamps((flat, light), y[k], x[k], offsets)
+    others -= psf.profiles(p[k], y[k], x[k], offsets)
     near, own = np.hypot(*offsets) <= 1.5 * width, own - others
     good = np.isfinite(own[:, near]).all(1) & (others[:, near].sum(1) < 0.05 * own[:, near].sum(1))
     k, own = k[good][:200], own[good][:200]
@@ -128,7 +128,7 @@ def _companions(flat, light, p, y, x, offsets, noise, gain, chi2, core, usual, w
     Returns pixels y, x and parameters."""
     least, k = max(0.03, 2 * usual), np.flatnonzero(genuine.certain(chi2, core) > 5)
     k = k[genuine.misfit(chi2[k], p[k], core, noise[k], gain) > least][:1000]
-    rest = detect.stamps(flat, y[k], x[k], offsets) - detect.stamps(light, y[k], x[k], offsets) - p[k, SKY, None]
+    rest = np.subtract(*detect.stamps((flat, light), y[k], x[k], offsets)) - p[k, SKY, None]
     whole = np.isfinite(rest[:, np.hypot(*offsets) <= 1.5 * width]).all(1)
     k, rest = k[whole], rest[whole]
     dy, dx = psf.disc(2 * width)

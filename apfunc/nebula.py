@@ -78,7 +78,7 @@ def rough(flat, light, cloud, y, x, noise, width):
     (ry, rx), (wy, wx) = detect.ring(width), psf.disc(4.3 * width)
     kernel = np.exp(-4 * np.log(2) * ((wy[:, None] - ry) ** 2 + (wx[:, None] - rx) ** 2) / width**2)
     kernel /= kernel.sum(0)
-    rest = np.nan_to_num(detect.stamps(flat, y, x, (wy, wx)) - detect.stamps(light, y, x, (wy, wx)))
+    rest = np.nan_to_num(np.subtract(*detect.stamps((flat, light), y, x, (wy, wx))))
     rest = rest @ kernel.astype("f4") + at(cloud, y[:, None] + ry, x[:, None] + rx)
     low, middle = detect.quantile(rest, [0.2, 0.5])
     return np.maximum(detect.TEXTURE * (middle - low) / 0.8416 / noise / np.sqrt((kernel**2).sum(0).mean()), 1)

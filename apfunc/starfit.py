@@ -38,10 +38,10 @@ def refit(flat, light, y, x, offsets, before, start, noise, gain=None, **how):
     """
     values, others = np.empty((2, len(y), len(offsets[0])), "f4")
     for k in psf.parts(len(y), offsets):
-        others[k] = detect.stamps(light, y[k], x[k], offsets)
+        values[k], others[k] = detect.stamps((flat, light), y[k], x[k], offsets)
         if before is not None:
             others[k] -= psf.profiles(before[k], y[k], x[k], offsets)
-        values[k] = detect.stamps(flat, y[k], x[k], offsets) - others[k]
+        values[k] -= others[k]
     p, _, chi2 = psf.fit(values, y, x, offsets, start, noise, gain, others, sure=False, **how)
     return p, chi2
 
@@ -144,7 +144,7 @@ def aperture(flat, frame, y, x, p, width, usual=0.0):
     and tracking change it from frame to frame.  frame: the `light` of all stars; bad pixels count as modelled."""
     offsets = psf.disc(5.5 * width)
     inner, ring = np.hypot(*offsets) <= 3 * width, np.hypot(*offsets) >= 4 * width
-    rest = detect.stamps(flat, y, x, offsets) - detect.stamps(frame, y, x, offsets)
+    rest = np.subtract(*detect.stamps((flat, frame), y, x, offsets))
     whole = (np.isfinite(rest[:, inner]).mean(1) > 0.9) & (np.isfinite(rest[:, ring]).mean(1) > 0.5)
     if not whole.any():
         return 1.0

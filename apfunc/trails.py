@@ -81,19 +81,19 @@ def cover(shape, lines):
 def radon(cells):
     """Sums (n, columns + n) of an image along all lines that move s = 0 … n-1 columns to the right over its n rows
     (its rows, filled up to a power of two); [s, x] is the line from column x - n in the first row."""
-    n = 1 << (len(cells) - 1).bit_length()
-    wide = cells.shape[1] + n
-    sums = np.zeros((n, 1, wide + 1), "f4")  # to the right of what counts zeros, as many as lines move at the next step
-    sums[:len(cells), 0, n:wide] = cells
+    n, columns = 1 << (len(cells) - 1).bit_length(), cells.shape[1]
+    sums = np.zeros((n, 1, 2 + columns + 1), "f4")  # of strips of one row, from column -2 on
+    sums[:len(cells), 0, 2:-1] = cells
     while len(sums) > 1:
         upper, lower = sums[::2], sums[1::2]
         parts, moves, (far, step, one) = len(upper), upper.shape[1], lower.strides
-        sums = np.empty((parts, 2 * moves, wide + 2 * moves), "f4")
-        sums[:, :, wide:] = 0
+        wide, rim = columns + 2 * moves, 2 * moves if parts > 1 else 0  # zeros to both sides, for the next step
+        sums = np.empty((parts, 2 * moves, rim + wide + rim), "f4")
+        sums[:, :, :rim] = sums[:, :, rim + wide:] = 0
         for odd in (0, 1):  # the lower half of the lines s = 2t + odd, moved by t + odd
             moved = np.lib.stride_tricks.as_strided(lower[:, :, odd:], (parts, moves, wide), (far, step + one, one))
-            np.add(upper[:, :, :wide], moved, out=sums[:, odd::2, :wide])
-    return sums[0, :, :wide]
+            np.add(upper[:, :, :wide], moved, out=sums[:, odd::2, rim:rim + wide])
+    return sums[0, :, -columns - n:]
 
 
 def _strongest(cells, sigma):

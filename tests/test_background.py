@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io.fits import Header
 
-from apfunc.background import (background, clipped, expand, level, median_filter, mesh, separable, spline_matrix,
+from apfunc.background import (background, clipped, cubic, cubics, expand, level, median_filter, mesh, separable, spline_matrix,
                                subtract)
 
 SHAPE = 400, 530
@@ -168,3 +168,14 @@ def test_errors_say_what_to_do():
         background(image, mode="magic")
     with pytest.raises(ValueError, match="box"):
         background(image, box=1)
+
+
+def test_four_rows_of_each_cubic_tell_the_spline():
+    knots, size = np.array([31.5, 95, 158.2, 222, 224.5]), 262
+    by = spline_matrix(knots, size)
+    values, seen = np.random.default_rng(7).normal(size=5), np.zeros(size, int)
+    for rows in cubics(knots, size, 40):
+        seen[rows] += 1
+        some, mix = cubic(rows.stop - rows.start)
+        assert np.allclose(mix @ (by[rows.start + some] @ values), by[rows] @ values, atol=1e-5)
+    assert (seen == 1).all()
