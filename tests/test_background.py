@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from astropy.io.fits import Header
 
-from apfunc.background import (background, clipped, cubic, cubics, expand, level, median_filter, mesh, separable, spline_matrix,
-                               subtract)
+from apfunc.background import (background, clipped, cubic, cubics, expand, level, median_filter, mesh, separable,
+                               spline_matrix, subtract)
 
 SHAPE = 400, 530
 
