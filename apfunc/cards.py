@@ -1,7 +1,7 @@
-"""The header of a plain FITS file as a dict, in a tenth of the time and without the 0.2 s that astropy takes to start.
+"""The headers of plain FITS files as dicts, in a tenth of the time and without the 0.2 s that astropy takes to start.
 
-For `apfunc plan`, which reads the headers of a thousand frames and nothing else.  What is not plainly one image
-in the fixed words of the standard (Pence et al. 2010, A&A 524, A42) is left to astropy.
+For commands that read many headers and little else (plan, report).  What is not in the fixed words of the standard
+(Pence et al. 2010, A&A 524, A42) is left to astropy.
 """
 
 import math
@@ -18,26 +18,44 @@ def plain(path):
     image's shape, and how many bytes the file should have at least.  None of any other file: ask astropy.
     """
     with open(path, "rb") as stream:
-        text = stream.read(4 * BLOCK)
-        while text[:9] == b"SIMPLE  =" and not (end := re.search(rb"END {77}", text)) and len(text) <= LONGEST * BLOCK:
-            more = stream.read(4 * BLOCK)
-            if not more:
-                return None
-            text += more
-    if text[:9] != b"SIMPLE  =" or not end or end.start() % CARD:
-        return None
-    header = _values(text[:end.start()])
-    start = -(-end.end() // BLOCK) * BLOCK
-    size = os.path.getsize(path)
+        header, start = _values(_text(stream)), stream.tell()
+    found = image_of(header)
+    whole = start + found[1] if found else 0
+    return (header, found[0], whole) if found and os.path.getsize(path) <= -(-whole // BLOCK) * BLOCK else None
+
+
+def image_of(header):
+    """The shape of the 2-D image that a header is of (axes of length 1 do not count), and its bytes; else None."""
     try:
         axes = [header[f"NAXIS{i}"] for i in range(header["NAXIS"], 0, -1)]
-        whole = start + abs(header["BITPIX"]) // 8 * math.prod(axes)
+        size = abs(header["BITPIX"]) // 8 * math.prod(axes)
     except (TypeError, KeyError):
         return None
     shape = tuple(n for n in axes if n > 1)
-    if len(shape) != 2 or header["SIMPLE"] is not True or size > -(-whole // BLOCK) * BLOCK:
-        return None
-    return header, shape, whole
+    return (shape, size) if len(shape) == 2 and header.get("SIMPLE") is True else None
+
+
+def header(stream):
+    """The header that begins at the place of a stream, which is left where its data begin: a dict, or astropy's Header
+    of one that is not plain.  Empty when there is none."""
+    text = _text(stream)
+    if not text or (found := _values(text)):
+        return found if text else {}
+    from astropy.io import fits
+    return fits.Header.fromstring(text)
+
+
+def _text(stream):
+    """The cards before END, as bytes; b"" when there are none, or END does not come."""
+    text = b""
+    while len(text) <= LONGEST * BLOCK and (more := stream.read(BLOCK)):
+        text += more
+        if text[:9] not in (b"SIMPLE  =", b"XTENSION="):
+            break
+        for at in range(len(text) - len(more), len(text), CARD):
+            if text[at:at + CARD].rstrip() == b"END":
+                return text[:at]
+    return b""
 
 
 def _values(text):

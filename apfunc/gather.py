@@ -49,11 +49,11 @@ def _read(path, size=None):
 
     For a thumbnail of `size` pixels only every n-th pixel is taken, several to each of its own; NaN stays NaN.
     """
-    from astropy.io import fits
     from apfunc.io import read_thin
     try:
         return read_thin(path, size and 3 * size)
     except ValueError as error:
+        from astropy.io import fits
         header = fits.Header()
         with contextlib.suppress(OSError):
             header = fits.getheader(path)

@@ -8,7 +8,7 @@ import pytest
 from astropy.io import fits
 
 from apfunc import ingest, io
-from apfunc.cards import plain
+from apfunc.cards import header, image_of, plain
 
 CARDS = ["EXPTIME =                120.0 / [s] exposure", "GAIN    =                  100", "EGAIN   = 1.5E+00 / e-/ADU",
          "XPIXSZ  =                  +9. /", "SET-TEMP= -20", "CCD-TEMP=                 -.5D1", "ISIT    =                    T",
@@ -63,6 +63,19 @@ def test_other_files_are_left_to_astropy(tmp_path):
     assert plain(tmp_path / "second.fits") is None
     long = written(tmp_path / "long.fit", CARDS * 30)
     assert plain(long)[0] == plain(path)[0]
+
+
+def test_one_header_after_the_other(tmp_path):
+    table = fits.BinTableHDU.from_columns([fits.Column("x", "D", array=np.arange(5.0))])
+    table.header["SAID"] = "long " * 30
+    fits.HDUList([fits.PrimaryHDU(np.zeros((3, 4), "f4"), fits.Header({"GAIN": 1.5})), table]).writeto(tmp_path / "a.fits")
+    with open(tmp_path / "a.fits", "rb") as stream:
+        first = header(stream)
+        assert stream.tell() == 2880 and first["GAIN"] == 1.5 and image_of(first) == ((3, 4), 48) and type(first) is dict
+        stream.seek(2880, 1)
+        second = header(stream)
+        assert second["SAID"].split() == ["long"] * 30 and second["TTYPE1"] == "x" and image_of(second) is None
+        assert np.fromfile(stream, ">f8", 5).tolist() == [0, 1, 2, 3, 4] and header(stream) == {}
 
 
 def test_records_are_the_same_either_way(tmp_path, monkeypatch):

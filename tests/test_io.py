@@ -116,6 +116,22 @@ def test_records_are_the_rows_of_any_table(tmp_path):
         read_records(tmp_path / "e.ecsv")
 
 
+@pytest.mark.parametrize("kind", ["f4", "u1", "u2", "i2", "gz", "fz", "second"])
+def test_thin_pixels_are_those_of_the_image(tmp_path, kind):
+    data = (np.arange(60 * 90).reshape(60, 90) % 200).astype(kind if kind[1].isdigit() else "f4")
+    image = {"fz": fits.CompImageHDU, "second": fits.ImageHDU}.get(kind, fits.PrimaryHDU)(data, fits.Header({"OBJECT": "M 1"}))
+    hdus = fits.HDUList([image] if kind not in ("fz", "second") else [fits.PrimaryHDU(), image])
+    hdus.writeto(path := tmp_path / ("a.fits.gz" if kind == "gz" else "a.fits"))
+    for size, step in ((None, 1), (30, 3), (200, 1)):
+        found, header = io.read_thin(path, size)
+        np.testing.assert_array_equal(found, data[::step, ::step])
+        assert header["OBJECT"] == "M 1" and (found.dtype == "f4" or size is None)
+    if kind in ("f4", "u1"):
+        os.truncate(path, 4000)
+        with pytest.raises(ValueError, match="cut short"):
+            io.read_thin(path)
+
+
 def test_columns_are_those_of_astropy(tmp_path):
     rng = np.random.default_rng(5)
     table = Table({"x": rng.normal(size=7), "flux": rng.normal(size=7).astype("f4"), "id": np.arange(7, dtype="i4"),
