@@ -138,12 +138,11 @@ def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach, gain):
     local = [np.maximum(n, 1.4826 * median(np.abs(cut - median(cut)[:, None])))  # a nebula's knots count as noise
              for n, cut in zip(noises, rims)]
     one = np.nan_to_num(one - median(one)[:, None]) / fluxes[0][:, None]
-    spectrum = np.fft.rfft2(one.reshape(-1, whole, whole))
+    shape, known = [_fast(whole)] * 2, np.s_[:, 2 * half:whole, 2 * half:whole]
+    spectrum = np.fft.rfft2(one.reshape(-1, whole, whole), shape)
 
     def through(k):
-        padded = np.zeros((whole, whole))
-        padded[:len(k), :len(k)] = k
-        out = np.fft.irfft2(spectrum * np.fft.rfft2(padded), (whole, whole))[:, -size:, -size:].reshape(-1, size**2)
+        out = np.fft.irfft2(spectrum * np.fft.rfft2(k, shape), shape)[known].reshape(-1, size**2)
         return (out - out[:, rim].mean(1)[:, None]).reshape(-1)
 
     two = (two - two[:, rim].mean(1)[:, None]) / fluxes[1][:, None]
@@ -166,30 +165,48 @@ def _fit(sharp, blurred, x, y, fluxes, noises, base, parts, reach, gain):
     return coefficients
 
 
-def convolve(data, kernel, tile=400):
+def convolve(data, kernel, tile=560, small=100):
     """`data` convolved with a small odd kernel, in square tiles by FFT.  NaN stays NaN and does not spread.
 
-    Each pixel is the mean of what is there, weighted by the kernel: next to NaN and to the border too.
+    Each pixel is the mean of what is there, weighted by the kernel: next to NaN and to the border too.  The sum of the
+    weights is one elsewhere, and worked out in small tiles only where it is not.
     """
-    half, (height, width) = kernel.shape[0] // 2, data.shape
-    shape = (_fast(min(tile, height) + 2 * half), _fast(min(tile, width) + 2 * half))
-    transfer = np.fft.rfft2(kernel.astype("f4"), shape)
-    out = np.empty(data.shape, "f4")
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            rows, columns = min(tile, height - top), min(tile, width - left)
-            low, first = max(top - half, 0), max(left - half, 0)
-            part = data[low:top + rows + half, first:left + columns + half]
-            y, x = top - low + half, left - first + half
-            inner = np.s_[y:y + rows, x:x + columns]
-            good = np.isfinite(part)
-            plain = good.all() and part.shape == (rows + 2 * half, columns + 2 * half)
-            through = lambda values: np.fft.irfft2(np.fft.rfft2(values, shape) * transfer, shape)[inner]
+    half, good, out = kernel.shape[0] // 2, np.isfinite(data), np.empty(data.shape, "f4")
+    through, share = _filter(kernel, data.shape, tile), _filter(kernel, data.shape, small)
+    for part, around, inner in _tiles(data.shape, tile, half):
+        values, there = data[around], good[around]
+        out[part] = through(values if there.all() else np.where(there, values, np.float32(0)), inner)
+    for part, around, inner in _tiles(data.shape, small, half):
+        there = good[around]
+        whole = there.shape == tuple(v.stop - v.start + 2 * half for v in part)
+        if not (whole and there.all()) and good[part].any():
             with np.errstate(all="ignore"):
-                out[top:top + rows, left:left + columns] = (
-                    through(part) if plain else through(np.where(good, part, 0)) / through(good.astype("f4")))
-    out[~np.isfinite(data)] = np.nan
+                out[part] /= share(there.astype("f4"), inner)
+    out[~good] = np.nan
     return out
+
+
+def _filter(kernel, shape, tile):
+    """The function that gives the part `inner` of what is convolved, for tiles of so many pixels."""
+    shape = [_fast(min(-(-n // -(-n // tile)), n) + len(kernel) - 1) for n in shape]
+    transfer = np.fft.rfft2(kernel.astype("f4"), shape)
+    return lambda values, inner: np.fft.irfft2(np.fft.rfft2(values, shape) * transfer, shape)[inner]
+
+
+def _tiles(shape, tile, half):
+    """Slices of the tiles of an image, of them with `half` pixels around, and of a tile in their convolution."""
+    for top, bottom in _cuts(shape[0], tile):
+        for left, right in _cuts(shape[1], tile):
+            low, first = max(top - half, 0), max(left - half, 0)
+            y, x = top - low + half, left - first + half
+            yield (np.s_[top:bottom, left:right], np.s_[low:bottom + half, first:right + half],
+                   np.s_[y:y + bottom - top, x:x + right - left])
+
+
+def _cuts(size, tile):
+    """Ends of the fewest nearly equal pieces of an axis that are no longer than `tile`."""
+    ends = np.linspace(0, size, -(-size // tile) + 1).astype(int)
+    return zip(ends, ends[1:])
 
 
 def _fast(n):

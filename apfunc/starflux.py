@@ -53,10 +53,16 @@ def peaks(data, noise, sky=0.0, sigma=10.0, tile=TILE, reach=12):
 def cutouts(data, x, y, reach):
     """Square cut-outs round (x, y) as (n, pixels), NaN outside the image; and each pixel's distance from the middle."""
     dy, dx = np.mgrid[-reach:reach + 1, -reach:reach + 1].reshape(2, -1)
-    row, column = np.asarray(y)[:, None] + dy, np.asarray(x)[:, None] + dx
-    outside = (row < 0) | (row >= data.shape[0]) | (column < 0) | (column >= data.shape[1])
-    cut = data[np.where(outside, 0, row), np.where(outside, 0, column)].astype("f4", copy=False)
-    cut[outside] = np.nan
+    y, x, side = np.asarray(y), np.asarray(x), 2 * reach + 1
+    whole = (np.minimum(y, x) >= reach) & (y < data.shape[0] - reach) & (x < data.shape[1] - reach)
+    cut = np.empty((len(y), side * side), "f4")
+    if whole.any():  # rows of pixels are copied faster than pixels
+        windows = np.lib.stride_tricks.sliding_window_view(data, (side, side))
+        cut.reshape(len(y), side, side)[whole] = windows[y[whole] - reach, x[whole] - reach]
+    if not whole.all():
+        row, column = y[~whole, None] + dy, x[~whole, None] + dx
+        outside = (row < 0) | (row >= data.shape[0]) | (column < 0) | (column >= data.shape[1])
+        cut[~whole] = np.where(outside, np.nan, data[np.where(outside, 0, row), np.where(outside, 0, column)])
     return cut, np.hypot(dy, dx)
 
 
@@ -165,28 +171,30 @@ def slope(x, ex, y, ey, clip=4.0, start=0.5, most=2.0, least=0.0):
             break
     n = used.sum()
     if n >= 3:
-        index, parts = np.flatnonzero(used), min(n, 50)
-        left = [_line(*(np.delete(v[index], np.s_[i::parts]) for v in (x, ex, y, ey)), s, tau)[0] for i in range(parts)]
+        parts = min(n, 50)
+        most = [v[used] for v in (x, ex, y, ey)]
+        left = [_line(*most, s, tau, np.s_[i::parts])[0] for i in range(parts)]
         error = max(error, np.sqrt((parts - 1) / parts * np.sum((left - np.mean(left))**2)))
     return float(s), float(error), used
 
 
-def _line(x, ex, y, ey, s, tau):
+def _line(x, ex, y, ey, s, tau, without=np.s_[:0]):
+    """The slope from where it is nearly s, and its error, without some of the points (a slice)."""
+    own, other = ey**2, ex**2
+    steep = other + (tau * x)**2
     for _ in range(3):
-        weight = 1 / (ey**2 + (s * ex)**2 + (tau * s * x)**2)
-        best = x + weight * s * ex**2 * (y - s * x)
-        s = (weight * best * y).sum() / (weight * best * x).sum()
-    return s, 1 / np.sqrt((weight * best**2).sum())
+        weight = 1 / (own + s * s * steep)
+        weight[without] = 0
+        best = weight * (x + weight * s * other * (y - s * x))
+        s = (best * y).sum() / (best * x).sum()
+    return s, 1 / np.sqrt((best**2 / np.maximum(weight, 1e-300)).sum())
 
 
 def _scatter(rest, plain, model, most):
-    """tau for which the robust scatter of rest / sqrt(plain + (tau model)^2) is one; 0 when noise explains it."""
-    low, high = 0.0, most
-    for _ in range(30):
-        tau = (low + high) / 2
-        width = 1.4826 * np.median(np.abs(rest) / np.sqrt(plain + (tau * model)**2))
-        low, high = (tau, high) if width > 1 else (low, tau)
-    return low if low > 1e-6 else 0.0
+    """tau for which the robust scatter of rest / sqrt(plain + (tau model)^2) is one, so that half of the points are
+    within 1/1.4826 of that; 0 when noise explains it."""
+    square = np.median(((1.4826 * rest)**2 - plain) / np.maximum(model**2, 1e-300))
+    return float(np.sqrt(np.clip(square, 0, most**2)))
 
 
 def _quantile(values, weights, share):

@@ -152,6 +152,30 @@ def test_convolution_is_its_slow_twin():
         np.testing.assert_allclose(psfmatch.convolve(data, kernel, tile), expected, atol=2e-5)
 
 
+def test_cutouts_at_the_border_and_inside():
+    data = np.random.default_rng(4).normal(size=(12, 15)).astype("f4")
+    y, x = np.array([0, 5, 11, 6, 3]), np.array([0, 7, 14, 2, 9])
+    found, distance = starflux.cutouts(data, x, y, 3)
+    for k, (row, column) in enumerate(zip(y, x)):
+        for n, (j, i) in enumerate((j, i) for j in range(-3, 4) for i in range(-3, 4)):
+            inside = 0 <= row + j < 12 and 0 <= column + i < 15
+            assert distance[n] == np.hypot(j, i)
+            assert found[k, n] == data[row + j, column + i] if inside else np.isnan(found[k, n])
+    assert starflux.cutouts(data, x[:0], y[:0], 3)[0].shape == (0, 49)
+
+
+def test_the_real_scatter_of_ratios_is_found():
+    rng = np.random.default_rng(9)
+    x, noise = rng.uniform(10, 100, 2001), 0.5
+    for tau in (0.0, 0.05, 0.3):
+        y = 2 * x * rng.normal(1, tau, x.size) + rng.normal(0, noise, x.size)
+        rest, plain, model = y - 2 * x, np.full(x.size, noise**2), 2 * x
+        found = starflux._scatter(rest, plain, model, 2.0)
+        assert found == pytest.approx(tau, rel=0.1, abs=0.006)
+        if found:
+            assert 1.4826 * np.median(np.abs(rest) / np.sqrt(plain + (found * model)**2)) == pytest.approx(1, abs=1e-9)
+
+
 def test_kernel_matches_moffat_wings():
     sharp, blurred = moffat(129, 64.2, 63.9, 2.6), moffat(129, 64.2, 63.9, 3.4)
     pair = [(1e5 * d).astype("f4") for d in (sharp, blurred)]
