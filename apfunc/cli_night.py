@@ -217,8 +217,8 @@ def astrometry(images, stars, field, catalog, cache, network, output, stars_out,
 def quality(images, inventory, keep, drop, output, accepted, **limits):
     """Judge each light from its navigated image (and star table beside it): a row and a verdict each."""
     from apfunc import io
-    from apfunc.tables import write_table
-    from apfunc.quality import quality, quality_row
+    from apfunc.tables import csv_text, write_table
+    from apfunc.quality import COLUMNS, as_table, judged, quality_row
     rows = []
     for path in expand(images):
         rows.append(row_of(path, quality_row))
@@ -226,45 +226,49 @@ def quality(images, inventory, keep, drop, output, accepted, **limits):
     for frame in stock:
         if frame["used"] and frame["kind"] == "unreadable" and frame["name"] not in {r["name"] for r in rows}:
             rows.append({k: frame[k] or "" for k in ("name", "object", "filter", "reason")})
-    table = quality(rows, keep=keep.split(), drop=drop.split(), **given(limits))
-    write_table(output_of(output), table, only_if_changed=True)
-    for line in summary(table):
+    rows, output = judged(rows, keep=keep.split(), drop=drop.split(), **given(limits)), output_of(output)
+    if output.endswith(".csv"):  # astropy's tables would take longer to load than all of this
+        io.write_text(output, csv_text(rows, COLUMNS), only_if_changed=True)
+    else:
+        write_table(output, as_table(rows), only_if_changed=True)
+    for line in summary(rows):
         say(line)
     if accepted:
-        for stack, names in stacks_of(table, stock).items():
+        for stack, names in stacks_of(rows, stock).items():
             Path(accepted).mkdir(parents=True, exist_ok=True)
             io.write_text(Path(accepted, f"{stack}.csv"), "".join(f"{n}\n" for n in ["name", *names]),
                           only_if_changed=True)
 
 
-def summary(table):
+def summary(judged):
     """The verdicts as lines for a terminal, the rejected frames with their reason."""
     head = ("frame", "filter", "FWHM", "ell", "stars", "transp", "verdict")
-    rows = [(str(r["name"])[-48:], str(r["filter"]), *(("" if table[c].mask[i] else form % r[c]) for c, form in
+    rows = [(r["name"][-48:], r["filter"], *(("" if r[c] is None else form % r[c]) for c, form in
              (("fwhm_px", "%.2f"), ("ellipticity", "%.2f"), ("nstars", "%d"), ("transparency", "%.2f"))),
-             f"{r['verdict']} {r['reason']}".rstrip()) for i, r in enumerate(table)]
+             f"{r['verdict']} {r['reason']}".rstrip()) for r in judged]
     wide = [max(map(len, column)) for column in zip(head, *rows)]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, wide)).rstrip() for row in (head, *rows)]
 
 
 def row_of(path, quality_row):
     """The measurements of one light, or the reason why there are none."""
-    from astropy.io import fits
+    from apfunc import cards
     from apfunc.tables import read_columns
     from apfunc.names import stem
-    header = fits.getheader(path)
+    with open(path, "rb") as stream:
+        header = cards.header(stream)
     if header.get("REASON"):
         return {"name": stem(path), "object": header.get("OBJECT", ""), "filter": header.get("FILTER", ""),
                 "reason": header["REASON"]}
     return quality_row(header, *read_columns(Path(path).with_suffix(".stars.fits"))) | {"name": stem(path)}
 
 
-def stacks_of(table, inventory):
+def stacks_of(judged, inventory):
     """The accepted frames' names by stack (OBJECT-FILTER); a stack with none has an empty list."""
     from apfunc.names import safe
     known = {r["name"]: (r["target"], r["filter"]) for r in inventory}
     stacks = {}
-    for row in table:
+    for row in judged:
         target, filter = known.get(row["name"], (row["object"], row["filter"]))
         names = stacks.setdefault(f"{safe(target or 'unnamed')}-{safe(filter or 'none')}", [])
         if row["verdict"] == "accept":

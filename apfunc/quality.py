@@ -49,9 +49,14 @@ def quality_row(header, stars, meta=None):
             "_flux": np.asarray(stars["flux"], float)[good] / (time or 1) if len(stars) else np.zeros(0)}
 
 
-def quality(rows, keep=(), drop=(), min_transparency=0.7, max_ellipticity=0.38, max_fwhm=None, max_sky=None,
-            min_stars=None, max_rms=None):
-    """Table of COLUMNS, a row for each of `rows` in their order, with weight, verdict (accept|reject) and reason.
+def quality(rows, **options):
+    """The Table of what `judged` finds; unknown numbers are masked."""
+    return as_table(judged(rows, **options))
+
+
+def judged(rows, keep=(), drop=(), min_transparency=0.7, max_ellipticity=0.38, max_fwhm=None, max_sky=None,
+           min_stars=None, max_rms=None):
+    """Dicts of COLUMNS, one for each of `rows` in their order, with weight, verdict (accept|reject) and reason.
 
     rows: dicts of `quality_row`, or {name, reason} (object, filter) for a light that could not be measured.
     keep, drop: names (or patterns) of frames to accept or reject by hand; a frame without a solution cannot be kept.
@@ -60,7 +65,7 @@ def quality(rows, keep=(), drop=(), min_transparency=0.7, max_ellipticity=0.38, 
     (target and filter), see the rules below.
 
     transparency: flux of the stars a second, the group's best = 1.  weight: squared signal-to-noise of a faint star,
-    (flux a noise and FWHM)^2, the group's best = 1; 0 for rejected frames.  Unknown numbers are masked.
+    (flux a noise and FWHM)^2, the group's best = 1; 0 for rejected frames.  Unknown numbers are None.
     """
     rows = [dict(row) for row in rows]
     groups = {}
@@ -77,7 +82,14 @@ def quality(rows, keep=(), drop=(), min_transparency=0.7, max_ellipticity=0.38, 
         for row in group:
             _by_hand(row, keep, drop)
         _weigh(group)
-    return _table(rows)
+    return [{name: _plain(name, row.get(name)) for name in COLUMNS} for row in rows]
+
+
+def _plain(name, value):
+    """A value as a str, int, float of six digits, or None."""
+    if name in TEXTS:
+        return str(value if value is not None else "")
+    return None if not _known(value) else int(value) if name in COUNTS else float(f"{value:.6g}")
 
 
 def _unusable(row):
@@ -249,16 +261,16 @@ def _typical(values, least):
     return middle, max(1.4826 * float(np.median(np.abs(np.asarray(values) - middle))), least)
 
 
-def _table(rows):
+def as_table(rows):
+    """The rows of `judged` as a Table."""
     from astropy.table import MaskedColumn, Table
     table = Table()
     for name in COLUMNS:
-        values = [row.get(name) for row in rows]
+        values = [row[name] for row in rows]
         if name in TEXTS:
-            table[name] = np.array([str(v if v is not None else "") for v in values], dtype=str)
+            table[name] = np.array(values, dtype=str)
             continue
-        lost = [not _known(v) for v in values]
-        kind, fill = (int, 0) if name in COUNTS else (float, 0.0)
-        values = [fill if bad else kind(f"{v:.6g}" if kind is float else v) for v, bad in zip(values, lost)]
-        table[name] = MaskedColumn(values, mask=lost, dtype=kind, unit=UNITS.get(name))
+        values = [(0, True) if value is None else (value, False) for value in values]
+        table[name] = MaskedColumn([value for value, _ in values], mask=[lost for _, lost in values],
+                                   dtype=int if name in COUNTS else float, unit=UNITS.get(name))
     return table

@@ -82,6 +82,15 @@ def _kind(column):
     return str
 
 
+def csv_text(rows, columns):
+    """Dicts as the text of a CSV table with these columns, None as nothing: as `write_table` would write it."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
 def write_table(target, table, only_if_changed=False):
     """Write a Table; the name's ending says how (.ecsv, .csv, else FITS); ``-`` writes ECSV to stdout."""
     if str(target) == "-":

@@ -5,7 +5,8 @@ import pytest
 from astropy.io.fits import Header
 from astropy.table import Table
 
-from apfunc.quality import COLUMNS, quality, quality_row
+from apfunc.quality import COLUMNS, as_table, judged, quality, quality_row
+from apfunc.tables import csv_text, read_columns, write_table
 
 
 def light(name="a", filter="R", fwhm=3.0, flux=1.0, airmass=1.2, ellipticity=0.05, noise=10.0, sky=300.0, exptime=60.0,
@@ -124,13 +125,30 @@ def test_targets_and_filters_are_judged_apart():
 
 
 def test_the_table_is_the_contract(tmp_path):
-    from apfunc.tables import read_table, write_table
+    from apfunc.tables import read_table
     table = quality([light("a"), {"name": "b", "reason": "cut short"}])
     assert tuple(table.colnames) == COLUMNS
     write_table(tmp_path / "quality.csv", table)
     back = read_table(tmp_path / "quality.csv")
     assert back["verdict"].tolist() == ["accept", "reject"] and back["nstars"][0] == table["nstars"][0]
     assert len(quality([])) == 0 and tuple(quality([]).colnames) == COLUMNS
+
+
+def test_text_of_the_rows_is_that_of_the_table(tmp_path):
+    rows = judged([light("a", flux=1e-7), light("b, c", noise=1e7, seed=3), {"name": 'd "e" \'f\'', "reason": "cut, short"},
+                   light("g", AIRMASS="", OBJECT="a;b")])
+    for some in (rows, []):
+        write_table(tmp_path / "quality.csv", as_table(some))
+        assert csv_text(some, COLUMNS) == (tmp_path / "quality.csv").read_text()
+
+
+def test_columns_by_name_do_as_well_as_a_table(tmp_path):
+    rng = np.random.default_rng(9)
+    stars = Table({"flux": rng.uniform(1, 9, 30), "snr": rng.uniform(1, 90, 30), "flags": np.arange(30) % 3, "id": np.arange(30)})
+    stars.meta |= {"FWHM": 3.0, "ELLIP": 0.1, "SKY": 5.0, "SKYNOISE": 2.0, "TRAIL": 1}
+    write_table(tmp_path / "s.fits", stars)
+    for one, other in zip(quality_row(Header(), stars).values(), quality_row({}, *read_columns(tmp_path / "s.fits")).values()):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_arguments_stay_and_unknown_is_unknown():
