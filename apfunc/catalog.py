@@ -263,19 +263,14 @@ def resolve(name):
 def around(tables, catalog=None, **sources):
     """The catalogues (see `cones`) around the frames of some star tables: where their headers point, else where their
     OBJECT is in the sky; without either, or far from it, the user's whole catalogue, or none."""
+    from apfunc import register
     from apfunc.field import where
-    place = where(tables)
+    frames = [register.frame_of(t) for t in tables]
+    place = where(frames)
     if place is None:
-        named = [p for p in map(resolve, sorted({str(t.meta.get("OBJECT", "")) for t in tables})) if p]
-        place = (*named[0], 2.0, epoch_of(tables)) if named else None
+        named = [p for p in map(resolve, sorted({str(f["meta"].get("OBJECT", "")) for f in frames})) if p]
+        place = (*named[0], 2.0, register.epoch(frames)) if named else None
     if place is None:
         return [user(catalog)] if catalog else []
     ra, dec, radius, epoch = place
     return cones(ra, dec, radius, epoch, catalog=catalog, **sources)
-
-
-def epoch_of(tables):
-    """The decimal year of the median MJD-MID of some star tables, or None."""
-    from apfunc.header import number
-    mjd = sorted(m for m in (number(t.meta, "MJD-MID") for t in tables) if m is not None)
-    return 2000 + (mjd[len(mjd) // 2] - 51544.5) / 365.25 if mjd else None

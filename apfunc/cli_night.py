@@ -152,13 +152,14 @@ def sky_around(tables, catalog, cache, network):
          "output", "record")
 def field(images, catalog, cache, network, timeout, key, output, record_failure):
     """Build the field catalogue of a target from the star tables of its frames, tied to the sky."""
-    from apfunc.tables import read_table, write_table
+    from apfunc.tables import read_stars, write_table
     from apfunc.field import field
+    from apfunc.register import frame_of
     from apfunc.solvers import solver
     output = output_of(output, images)
-    tables = [read_table(p) for p in with_image(images)]
+    frames = [frame_of(read_stars(p)) for p in with_image(images)]
     try:
-        found = field(tables, sky_around(tables, catalog, cache, network),
+        found = field(frames, sky_around(frames, catalog, cache, network),
                       solver(30 if timeout is None else timeout, key) if timeout != 0 else None)
     except ValueError as error:
         if not record_failure:

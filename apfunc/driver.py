@@ -127,12 +127,13 @@ def record(target, source, reason):
 
 def failure(path):
     """The reason recorded in a file that has no image, or None for one that has."""
-    from apfunc import io
-    try:
-        with io.opened(path) as hdus:
-            return hdus[0].header.get("REASON")
-    except ValueError:
-        return None
+    from apfunc import cards, io
+    with open(path, "rb") as stream:
+        header = cards.header(stream)
+    if header:
+        return header.get("REASON")
+    with contextlib.suppress(ValueError), io.opened(path) as hdus:  # a compressed file
+        return hdus[0].header.get("REASON")
 
 
 # ---------------------------------------------------------------------------------------- many to one

@@ -18,9 +18,10 @@ def field(tables, catalog=None, solver=None, per_filter=4, most=12):
     """The field catalogue of one target from the star tables of its frames.
 
     tables: star tables (columns x, y, flux, and fluxerr, fwhm, snr, flags where there), meta FILTER, EXPTIME, NAXIS1,
-    NAXIS2 and what the headers say of pointing, scale and WCS; their order does not matter.  catalog: a Table (ra,
-    dec, mag, err) or a list of them (see catalog.cones), tried in order; may be None.  solver: a function
-    (stars dict) -> (solution, source, catalogue or None) or None, asked when no catalogue fits (see solvers.py).
+    NAXIS2 and what the headers say of pointing, scale and WCS; or what `register.frame_of` makes of them; their order
+    does not matter.  catalog: a Table (ra, dec, mag, err) or a list of them (see catalog.cones), tried in order; may
+    be None.  solver: a function (stars dict) -> (solution, source, catalogue or None) or None, asked when no catalogue
+    fits (see solvers.py).
 
     Returns a Table, brightest first: ra, dec [deg], mag (catalogue magnitude, NaN unknown), flux_<FILTER> [adu/s, on
     the scale of that filter's most transparent frame; NaN where not seen], n (frames that saw the star).

@@ -12,10 +12,15 @@ SATURATED, EDGE, BLENDED, DIRTY, ODD = 1, 2, 4, 8, 16  # bits of a star's flags
 
 
 def frame_of(table):
-    """A frame as a dict: good stars best first, and what its meta says.  The key depends on the content only."""
-    meta = {str(k).upper(): v for k, v in table.meta.items()}
-    column = {name: np.array(np.ma.filled(np.ma.asarray(table[name], float), np.nan))
-              for name in ("x", "y", "flux", "fluxerr", "fwhm", "snr", "flags") if name in table.colnames}
+    """A frame as a dict: good stars best first, and what its meta says.  The key depends on the content only.
+
+    table: a Table, or (structured array, meta), or such a frame, of which a copy comes back."""
+    if isinstance(table, dict):
+        return dict(table)
+    columns, meta = table if isinstance(table, tuple) else (table, table.meta)
+    meta = {str(k).upper(): v for k, v in meta.items()}
+    column = {name: np.array(np.ma.filled(np.ma.asarray(columns[name], float), np.nan))
+              for name in ("x", "y", "flux", "fluxerr", "fwhm", "snr", "flags") if name in columns.dtype.names}
     x, y, flux = (column.get(name, np.zeros(0)) for name in ("x", "y", "flux"))
     flags = np.nan_to_num(column.get("flags", np.zeros(len(x)))).astype(int)
     snr = column.get("snr", flux / column["fluxerr"] if "fluxerr" in column else np.full(len(x), 20.0))

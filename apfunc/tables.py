@@ -51,6 +51,17 @@ def read_columns(path):
         return np.fromfile(stream, forms, header["NAXIS2"]), header
 
 
+def read_stars(path):
+    """A star table as (structured array, meta), or the Table of one that is not a plain FITS file."""
+    try:
+        if str(path) == "-":
+            return read_table(path)
+        columns, header = read_columns(path)
+    except ValueError:
+        return read_table(path)
+    return columns, {**header, **{name: header.get(fits_name) for fits_name, name in IMAGE_SIZE.items()}}
+
+
 def read_records(source):
     """The rows of a table as dicts of plain values, None where there is none.
 
