@@ -100,15 +100,19 @@ def _normal(members, star, at, bent, first, rest, weight, total, unknowns):
     of the distortion, `bent` (2, n, terms), which begin at the column first[frame].
     """
     normal, right = np.zeros((unknowns, unknowns)), np.zeros(unknowns)
-    lines, terms = np.stack([np.ones(len(star)), *at], axis=1), np.arange(bent.shape[2])
+    lines, terms = np.stack([np.ones(len(star)), *at], axis=1), bent.shape[2]
     for axis in range(2):
-        row = np.concatenate([lines, bent[axis]], axis=1)
-        weighted, sums = row * weight[:, None], np.zeros((len(total), unknowns))
+        row, sums = np.concatenate([lines, bent[axis]], axis=1), np.zeros((len(total), unknowns))
         for f, m in enumerate(members):
-            columns = np.append(6 * f + 3 * axis + np.arange(3), first[f] + terms)
-            normal[np.ix_(columns, columns)] += row[m].T @ weighted[m]
-            right[columns] -= weighted[m].T @ rest[axis, m]
-            sums[np.ix_(star[m], columns)] += weighted[m]
+            weighted = row[m] * weight[m, None]
+            square, pull = row[m].T @ weighted, weighted.T @ rest[axis, m]
+            blocks = [(slice(6 * f + 3 * axis, 6 * f + 3 * axis + 3), slice(0, 3)),
+                      (slice(first[f], first[f] + terms), slice(3, 3 + terms))]
+            for to, part in blocks:
+                right[to] -= pull[part]
+                sums[star[m], to] += weighted[:, part]
+                for down, rows in blocks:
+                    normal[down, to] += square[rows, part]
         used = np.flatnonzero(sums.any(axis=0))
         sums = sums[:, used]
         normal[np.ix_(used, used)] -= (sums / total[:, None]).T @ sums
@@ -118,7 +122,7 @@ def _normal(members, star, at, bent, first, rest, weight, total, unknowns):
 def _priors(normal, right, jacobian, h, warp, reference, anchored):
     """What is known beforehand: pixels are nearly square (to 1e-3), distortion is below some ten pixels, and the
     reference frame stays where it was in the directions that nothing else fixes (in place)."""
-    n = len(jacobian)
+    n, signs = len(jacobian), np.sign(np.linalg.det(jacobian)).tolist()
 
     def add(columns, values, target, sigma):
         for i, a in zip(columns, values):
@@ -128,7 +132,7 @@ def _priors(normal, right, jacobian, h, warp, reference, anchored):
 
     for f in range(n):
         (l11, l12), (l21, l22) = jacobian[f] * h[f]
-        sign = np.sign(np.linalg.det(jacobian[f]))
+        sign = signs[f]
         tight = 1e-3 * h[f]
         add((6 * f + 1, 6 * f + 5), (1, -sign), -(l11 - sign * l22), tight)
         add((6 * f + 2, 6 * f + 4), (1, sign), -(l12 + sign * l21), tight)
@@ -205,11 +209,11 @@ def _misfit(solutions, seen, anchors, part, part_a, reference, stars):
     """For each of `stars` stars, -2 log-likelihood (Student's t, 4 degrees) of its left-out places about their own
     mean."""
     origin, unit = solutions[reference]["crval"], wcs.scale(solutions[reference]) / 3600
-    star, frame, sigma = seen["star"][part], seen["frame"][part], seen["sigma"][part]
+    star, frame, sigma, x, y = (seen[key][part] for key in ("star", "frame", "sigma", "x", "y"))
     place = np.empty((2, len(star)))
     for f, s in enumerate(solutions):
-        m = frame == f
-        place[:, m] = np.stack(wcs.project(*wcs.sky(s, seen["x"][part][m], seen["y"][part][m]), origin)) / unit
+        m = np.flatnonzero(frame == f)
+        place[:, m] = np.stack(wcs.project(*wcs.sky(s, x[m], y[m]), origin)) / unit
     anchor = np.stack(wcs.project(anchors["ra"][part_a], anchors["dec"][part_a], origin)) / unit
     star, sigma = np.concatenate([star, anchors["star"][part_a]]), np.concatenate([sigma, anchors["sigma"][part_a]])
     place, weight = np.concatenate([place, anchor], axis=1), sigma**-2.0

@@ -33,7 +33,8 @@ def cones(ra, dec, radius, epoch=None, catalog=None, cache=None, network=False, 
         from apfunc import gaia
 
         found.append(gaia.cone(ra, dec, radius, epoch, cache, network, timeout))
-    both, bright = installed(ra, dec, radius, epoch, indexes), packaged(ra, dec, radius, epoch)
+    bright = packaged(ra, dec, radius, epoch)
+    both = _joined(bright, tycho2(ra, dec, radius, indexes, epoch), (ra, dec))
     found += [both] if bright is None or both is None or len(both) == len(bright) else [both, bright]
     return [table for table in found if table is not None and len(table)]
 
@@ -46,10 +47,14 @@ def cone(ra, dec, radius, epoch=None, **sources):
 
 def installed(ra, dec, radius, epoch=None, indexes=INDEX_FOLDERS):
     """Packaged Gaia DR3 (G < 10) and, from an installed index file, the Tycho-2 stars that are not among them."""
-    bright, faint = packaged(ra, dec, radius, epoch), tycho2(ra, dec, radius, indexes, epoch)
+    return _joined(packaged(ra, dec, radius, epoch), tycho2(ra, dec, radius, indexes, epoch), (ra, dec))
+
+
+def _joined(bright, faint, origin):
+    """Two catalogues, or the one there is, as one, the stars of both in `faint` left out."""
     if faint is None or bright is None:
         return bright if faint is None else faint
-    faint = faint[~_twice(bright, faint, (ra, dec))]
+    faint = faint[~_twice(bright, faint, origin)]
     columns = [np.concatenate([bright[name], faint[name]]) for name in ("ra", "dec", "mag", "err")]
     mixed = ("Gaia DR3 G<10 + Tycho-2", "G, Tycho VT") if len(faint) else (bright.meta["SOURCE"], "G")
     return table_of(*columns, *mixed)
@@ -118,8 +123,9 @@ def tycho2(ra, dec, radius, indexes=INDEX_FOLDERS, epoch=None):
         np.sin(np.radians(dec))
     ])
     chord = 2 * np.sin(np.radians(min(radius, 180.0)) / 2)
-    near = np.arange(len(stars))
-    for axis in (2, 0, 1):
+    first, last = np.clip((centre[2] + np.array([-chord, chord]) - low[2]) / step + [-1, 1], 0, 2.0**32 - 1).astype("u4")
+    near = np.flatnonzero(stars[:, 2] - first <= last - first)  # unsigned: below the first wraps round to far above
+    for axis in (0, 1):
         near = near[np.abs(stars[near, axis] * step + low[axis] - centre[axis]) <= chord]
     x, y, z = (stars[near] * step + low).T
     keep = (x - centre[0])**2 + (y - centre[1])**2 + (z - centre[2])**2 <= chord**2

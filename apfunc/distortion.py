@@ -21,7 +21,9 @@ def basis(model, u, v):
     if model == "centre":
         return np.stack([radial, np.stack([3 * u**2 + v**2, 2 * u * v]),
                          np.stack([2 * u * v, u**2 + 3 * v**2])], axis=1)
-    powers = np.stack([u**p * v**q for p, q in POWERS[model]])
+    most = max(p for p, _ in POWERS[model])
+    of_u, of_v = (np.cumprod(np.stack([np.ones_like(w), *[w] * most]), axis=0) for w in (u, v))
+    powers = np.stack([of_u[p] * of_v[q] for p, q in POWERS[model]])
     return np.stack([np.concatenate([powers, 0 * powers]), np.concatenate([0 * powers, powers])])
 
 

@@ -227,9 +227,16 @@ def _tie_quality(seen, solutions, anchors):
         m = np.flatnonzero((seen["frame"] == f) & (which >= 0))
         place = anchors["ra"][which[m]], anchors["dec"][which[m]]
         off[:, m] = wcs.project(*wcs.sky(s, seen["x"][m], seen["y"][m]), place)
-    errors = [np.hypot(*np.median(off[:, which == k], axis=1)) * 3600 for k in np.unique(which[which >= 0])]
-    good = np.array([e for e in errors if e < max(3.0, 4 * float(np.median(errors)))])
+    errors = np.hypot(*(_medians(v[which >= 0], which[which >= 0]) for v in off)) * 3600
+    good = errors[errors < max(3.0, 4 * float(np.median(errors)))] if len(errors) else errors
     return len(good), float(np.sqrt(np.mean(good**2))) if len(good) else float("nan")
+
+
+def _medians(values, group):
+    """The median of the values of each group there is."""
+    order = np.lexsort((values, group))
+    _, first, count = np.unique(group[order], return_index=True, return_counts=True)
+    return (values[order][first + (count - 1) // 2] + values[order][first + count // 2]) / 2
 
 
 def _merge(registered, frames, catalog):

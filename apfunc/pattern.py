@@ -26,10 +26,12 @@ def spread(x, y, flux, n, cells=6):
         return np.zeros(0, int)
     column = np.floor(cells * (x - x.min()) / (np.ptp(x) * (1 + 1e-9) + 1e-9))
     cell = column * cells + np.floor(cells * (y - y.min()) / (np.ptp(y) * (1 + 1e-9) + 1e-9))
-    order = np.lexsort((y, x, -flux, cell))
-    first = np.searchsorted(cell[order], cell[order])
-    rank = np.arange(len(x)) - first
-    return order[np.lexsort((y[order], x[order], -flux[order], rank))][:n]
+    order = np.lexsort((y, x, -flux))
+    cell = cell[order]
+    within = np.argsort(cell, kind="stable")  # the best of each cell first
+    rank = np.empty(len(x), int)
+    rank[within] = np.arange(len(x)) - np.searchsorted(cell[within], cell[within])
+    return order[np.argsort(rank, kind="stable")][:n]
 
 
 def pairs_within(x1, y1, x2, y2, radius):

@@ -393,3 +393,34 @@ def test_tables_from_disk_give_the_same(tmp_path):
     assert {k: kept.meta[k] for k in one.meta} == dict(one.meta)
     first, second = (solved(t, f, made[0][1])[2][1] for t, f in ((tables[0], one), (read[0], kept)))
     assert "FLXSCALE" in first and first.tostring() == second.tostring()
+
+
+def test_medians_of_groups_against_numpy():
+    from apfunc.field import _medians
+    rng = np.random.default_rng(8)
+    values, group = rng.normal(size=40), rng.integers(0, 9, 40)
+    assert np.array_equal(_medians(values, group), [np.median(values[group == k]) for k in np.unique(group)])
+
+
+def test_spread_against_a_loop():
+    from apfunc.pattern import spread
+    rng = np.random.default_rng(9)
+    x, y, flux = rng.uniform(0, 90, 50), rng.uniform(0, 60, 50), rng.integers(1, 20, 50)
+    cell = [(int(6 * (a - x.min()) / (np.ptp(x) + 1e-6)), int(6 * (b - y.min()) / (np.ptp(y) + 1e-6))) for a, b in zip(x, y)]
+    best = sorted(range(50), key=lambda i: (-flux[i], x[i], y[i]))
+    rank = {i: sum(cell[j] == cell[i] for j in best[:k]) for k, i in enumerate(best)}
+    assert spread(x, y, flux, 30).tolist() == sorted(best, key=lambda i: rank[i])[:30]
+
+
+def test_a_table_read_as_it_lies_is_the_same_frame(tmp_path):
+    from astropy.table import Table
+    from apfunc.register import frame_of
+    from apfunc.tables import read_stars, read_table, write_table
+    rng = np.random.default_rng(10)
+    table = Table({"x": rng.uniform(0, 99, 9), "y": rng.uniform(0, 99, 9), "flux": rng.uniform(1, 9, 9).astype("f4"),
+                   "flags": np.zeros(9, "i2")}, meta={"FILTER": "R", "EXPTIME": 30.0, "NAXIS1": 100, "NAXIS2": 90})
+    for name in ("stars.fits", "stars.ecsv"):
+        write_table(tmp_path / name, table)
+        slow, fast = frame_of(read_table(tmp_path / name)), frame_of(read_stars(tmp_path / name))
+        assert all(np.array_equal(slow[key], fast[key]) for key in slow if key != "meta") and fast["shape"] == (90, 100)
+        assert frame_of(fast) == fast and frame_of(fast) is not fast
