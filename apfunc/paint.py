@@ -16,14 +16,17 @@ DARK = 0.3  # brightness, in noises of a pixel, up to which smooth light loses i
 def render(data, surfaces, full, mix, light, noise, curve, saturation, denoise, narrow):
     """The picture, in strips of rows so that little memory is used."""
     rows, columns = data[0].shape
-    rgb = np.zeros((rows, columns, 3), np.uint16)
+    rgb, space = np.zeros((rows, columns, 3), np.uint16), np.empty((len(data), STRIP + 2 * HALO, columns), "f4")
     grey = np.allclose(mix, mix[0])
+    colours = np.stack([light, mix.mean(0), *(mix[[0, 2]] - mix.mean(0))])
     for top in range(0, rows, STRIP):
         low, high = max(0, (top - HALO) // 2 * 2), min(rows, top + STRIP + HALO)
         part = slice(top - low, min(top + STRIP, rows) - low)
-        planes = [d[low:high] - ground.at(s, d.shape, slice(low, high)) for d, s in zip(data, surfaces)]
+        planes = space[:, :high - low]
+        for plane, d, s in zip(planes, data, surfaces):
+            np.subtract(d[low:high], ground.at(s, d.shape, slice(low, high)), out=plane)
         missing, blown = _repair(planes, full)
-        bright = _combine(light, planes)
+        bright, mean, red, blue = _combine(colours, planes)
         bright = _quiet(bright, noise, denoise, part)
         if grey:
             shown = np.float32(stretch.SKY) + bright * stretch.factor(bright, *curve[:2])
@@ -31,8 +34,6 @@ def render(data, surfaces, full, mix, light, noise, curve, saturation, denoise, 
             shown[missing[part]] = 0
             rgb[top:top + len(shown)] = (shown * np.float32(65535) + np.float32(0.5)).astype(np.uint16)[:, :, None]
             continue
-        mean = _combine(mix.mean(0), planes)
-        red, blue = (_combine(mix[c], planes) - mean for c in (0, 2))
         red, blue = _calm(red, blue, mean, blown, noise, narrow, part)
         scale = stretch.factor(bright, *curve[:2])
         level = np.float32(stretch.SKY) + bright * scale
@@ -47,12 +48,9 @@ def render(data, surfaces, full, mix, light, noise, curve, saturation, denoise, 
     return rgb
 
 
-def _combine(row, planes):
-    out = None
-    for factor, plane in zip(row, planes):
-        if factor:
-            out = plane * np.float32(factor) if out is None else out + plane * np.float32(factor)
-    return np.zeros_like(planes[0]) if out is None else out
+def _combine(rows, planes):
+    """The sums of the planes with the factors of each row of a matrix: (rows of the matrix, rows, columns)."""
+    return (rows.astype("f4") @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:])
 
 
 def _repair(planes, full):
@@ -82,8 +80,13 @@ def _repair(planes, full):
 
 def _feathered(blown):
     """1 on saturated pixels and beside them, falling to 0 over three more; float32."""
-    blown = blown.astype("f4")
-    return np.minimum(separable(blown, [1, 0.8, 0.3, 0.1]), 1) if blown.any() else blown
+    out, kernel = np.zeros(blown.shape, "f4"), np.float32([0.1, 0.3, 0.8, 1, 0.8, 0.3, 0.1])
+    y, x = np.divmod(np.flatnonzero(blown), blown.shape[1])
+    for dy, dx in np.ndindex(7, 7) if len(y) else ():  # few pixels are
+        j, i = y + dy - 3, x + dx - 3
+        inside = (j >= 0) & (j < out.shape[0]) & (i >= 0) & (i < out.shape[1])
+        out[j[inside], i[inside]] += kernel[dy] * kernel[dx]
+    return np.minimum(out, 1, out=out)
 
 
 def _quiet(bright, noise, share, part):
@@ -155,18 +158,18 @@ def _doubled(plane, shape, part=slice(None)):
     tall = _between(plane.T).T
     rows = np.minimum(np.arange(first - 2 * low, last - 2 * low), len(tall) - 1)  # an odd last row is repeated
     tall = tall[rows[0]:rows[-1] + 1] if rows[-1] - rows[0] + 1 == len(rows) else tall[rows]
-    out = _between(tall)
-    return np.pad(out, [(0, 0), (0, shape[1] - out.shape[1])], mode="edge") if out.shape[1] < shape[1] else out
+    return _between(tall, shape[1])
 
 
-def _between(plane):
-    """Twice as many columns, each three quarters of its own and a quarter of the next one's value."""
-    near, far = plane * np.float32(0.75), plane * np.float32(0.25)
-    shape, turned = (len(plane), 2 * plane.shape[1]), plane.flags.f_contiguous
+def _between(plane, columns=None):
+    """Twice as many columns, each three quarters of its own and a quarter of the next one's value; the last is repeated
+    up to `columns`."""
+    near, far, wide = plane * np.float32(0.75), plane * np.float32(0.25), 2 * plane.shape[1]
+    shape, turned = (len(plane), columns or wide), plane.flags.f_contiguous
     out = np.empty(shape[::-1], "f4").T if turned else np.empty(shape, "f4")
-    np.add(near[:, 1:], far[:, :-1], out=out[:, 2::2])
-    np.add(near[:, :-1], far[:, 1:], out=out[:, 1:-1:2])
-    out[:, 0], out[:, -1] = plane[:, 0], plane[:, -1]
+    np.add(near[:, 1:], far[:, :-1], out=out[:, 2:wide:2])
+    np.add(near[:, :-1], far[:, 1:], out=out[:, 1:wide - 1:2])
+    out[:, 0], out[:, wide - 1:] = plane[:, 0], plane[:, -1:]
     return out
 
 
@@ -177,7 +180,7 @@ def _fade(level, blown):
 
 
 def _tame(shown, level):
-    """Bring colours above white and below black back into range (in place): towards grey, keeping hue and brightness."""
+    """Bring colours above white and below black into range (in place): towards grey, keeping hue and brightness."""
     np.minimum(level, 1, out=level)
     top, bottom = shown.max(0), shown.min(0)
     over = (top > 1) | (bottom < 0)

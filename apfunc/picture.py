@@ -42,14 +42,16 @@ def eight(pixels):
 
 
 def _png(pixels, packet, quality, strip=128):
-    """A PNG by hand: each row as differences from its left neighbour, run-length and Huffman coded.
+    """A PNG by hand: each row as differences from its left neighbour, Huffman coded, and run-length where it is even.
 
     Three to four times faster than a library's search for the best filter and matches, a tenth larger.
     """
     rows, columns = pixels.shape[:2]
     channels = 3 if pixels.ndim == 3 else 1
     flat = pixels.reshape(rows, -1) if pixels.flags.c_contiguous else pixels
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    thin = flat[::64].reshape(-1, columns * channels)
+    even = np.count_nonzero(thin[:, channels:] == thin[:, :-channels]) > 0.3 * thin.size  # runs are worth looking for
+    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE if even else zlib.Z_HUFFMAN_ONLY)
     body = []
     for top in range(0, rows, strip):
         part = np.ascontiguousarray(flat[top:top + strip]).reshape(-1, columns * channels)
@@ -80,14 +82,22 @@ def _jpeg(pixels, packet, quality):
 
 
 def _tiff(pixels, packet, quality):
-    import io
-    import tifffile
-
-    stream = io.BytesIO()
-    tags = [(700, 1, len(packet), packet, True)] if packet else []
-    tifffile.imwrite(stream, np.ascontiguousarray(pixels), photometric="rgb" if pixels.ndim == 3 else "minisblack",
-                     software="apfunc", extratags=tags, metadata=None)
-    return stream.getvalue()
+    """A TIFF by hand, little-endian, uncompressed in one strip after its tags (TIFF 6.0, Adobe 1992)."""
+    (rows, columns), channels = pixels.shape[:2], 3 if pixels.ndim == 3 else 1
+    body = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
+    long, short, text, byte, ratio = (4, 4, "I"), (3, 2, "H"), (2, 1, "B"), (1, 1, "B"), (5, 8, "II")  # number, size
+    tags = {256: (long, [columns]), 257: (long, [rows]), 258: (short, [8 * pixels.itemsize] * channels),
+            259: (short, [1]), 262: (short, [2 if channels == 3 else 1]), 273: (long, [0]), 277: (short, [channels]),
+            278: (long, [rows]), 279: (long, [body.nbytes]), 282: (ratio, [1, 1]), 283: (ratio, [1, 1]),
+            296: (short, [1]), 305: (text, b"apfunc\0")} | ({700: (byte, packet)} if packet else {})
+    end, extra, entries = 8 + 2 + 12 * len(tags) + 4, b"", {}
+    for tag, ((number, size, form), values) in tags.items():
+        value = struct.pack(f"<{len(values)}{form[0]}", *values)
+        place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", end + len(extra))
+        entries[tag] = struct.pack("<HHI", tag, number, len(value) // size) + place
+        extra += value + bytes(len(value) % 2) if len(value) > 4 else b""
+    entries[273] = entries[273][:8] + struct.pack("<I", end + len(extra))  # where the pixels begin
+    return b"".join([b"II*\0", struct.pack("<IH", 8, len(tags)), *entries.values(), bytes(4), extra, body])
 
 
 def avm(header, shape):

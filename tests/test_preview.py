@@ -108,6 +108,13 @@ def test_files_can_be_read_and_are_the_right_way_up(format, dtype):
             np.testing.assert_array_equal(read, expected)
 
 
+def test_even_pictures_are_small():
+    pixels = np.zeros((300, 400, 3), "u1")
+    pixels[100:110] = np.random.default_rng(3).integers(0, 255, (10, 400, 3))
+    assert len(encode(pixels)) < 0.06 * pixels.size
+    assert len(encode(np.random.default_rng(3).normal(100, 3, (300, 400)).astype("u1"))) < 0.6 * 300 * 400
+
+
 def test_png_of_one_column_and_of_many_strips():
     Image = pytest.importorskip("PIL.Image")
     for shape in ((1, 1, 3), (300, 1), (1, 300, 3), (257, 5, 3)):
@@ -142,6 +149,7 @@ def test_tiff_holds_the_packet_and_headers_without_wcs_do_no_harm():
     tifffile = pytest.importorskip("tifffile")
     with tifffile.TiffFile(io.BytesIO(encode(colours(), Header(WCS), "tiff"))) as file:
         assert b"Spatial.ReferenceValue" in bytes(file.pages[0].tags[700].value)
+        assert file.pages[0].tags["Software"].value == "apfunc" and file.pages[0].is_contiguous
     assert picture.avm(Header(), (20, 30)) == b""
     assert b"Spatial" not in picture.avm(Header({"OBJECT": "M 1", "CTYPE1": "LINEAR"}), (20, 30))
     rotated = {k: v
