@@ -39,10 +39,11 @@ def header(stream):
     """The header that begins at the place of a stream, which is left where its data begin: a dict, or astropy's Header
     of one that is not plain.  Empty when there is none."""
     text = _text(stream)
-    if not text or (found := _values(text)):
-        return found if text else {}
-    from astropy.io import fits
-    return fits.Header.fromstring(text)
+    found = _values(text)
+    if text and not found:
+        from astropy.io import fits
+        return fits.Header.fromstring(text)
+    return found
 
 
 def _text(stream):
