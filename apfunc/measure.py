@@ -23,7 +23,7 @@ def measure(flat, bad, full, sky, along, width, sigma, gain):
     if along is not None:
         y, x, bad = y[~along[y, x]], x[~along[y, x]], bad | along
     order = np.lexsort((x, y))
-    y, x = y[order], x[order]
+    y, x = y[order], x[order]  # neighbours on the frame are worked on together
     hidden, offsets = np.flatnonzero(bad | full), psf.disc(max(2.5 * width, 3))
     core = tuple(v[:np.count_nonzero(np.hypot(*offsets) <= CORE * width)] for v in offsets)
     noise = detect.at_pixels(sky[0], sky[3], sky[1], y, x).astype("f8")
@@ -127,7 +127,8 @@ def _companions(flat, light, p, y, x, offsets, noise, gain, chi2, core, usual, w
     """Stars that have no peak of their own on the shoulder of another: where what its fit left looks most like a star.
     Returns pixels y, x and parameters."""
     least, k = max(0.03, 2 * usual), np.flatnonzero(genuine.certain(chi2, core) > 5)
-    k = k[genuine.misfit(chi2[k], p[k], core, noise[k], gain) > least][:1000]
+    k = k[genuine.misfit(chi2[k], p[k], core, noise[k], gain) > least]
+    k = k[np.argsort(-p[k, A] / noise[k], kind="stable")[:1000]]
     rest = np.subtract(*detect.stamps((flat, light), y[k], x[k], offsets)) - p[k, SKY, None]
     whole = np.isfinite(rest[:, np.hypot(*offsets) <= 1.5 * width]).all(1)
     k, rest = k[whole], rest[whole]
