@@ -108,12 +108,12 @@ def _strongest(cells, sigma):
             score = radon(view[:, ::-1] if mirrored else view)
             score *= scale
             some = score[::8, ::8][score[::8, ::8] != 0]
-            score /= max(1.4826 * np.median(np.abs(some)), 1.0) if len(some) else 1.0
             i, j = np.unravel_index(score.argmax(), score.shape)
-            if score[i, j] > best[0]:
+            highest = score[i, j] / (max(1.4826 * np.median(np.abs(some)), 1.0) if len(some) else 1.0)
+            if highest > best[0]:
                 a, b = j - n, j - n + i * (rows - 1) / (n - 1)
                 a, b = (columns - 1 - a, columns - 1 - b) if mirrored else (a, b)
-                best = score[i, j], ((0, a, rows - 1, b) if turned else (a, 0, b, rows - 1))
+                best = highest, ((0, a, rows - 1, b) if turned else (a, 0, b, rows - 1))
     return best[1]
 
 
