@@ -243,21 +243,22 @@ def fwhm(cores, noise):
 
     A parabola through log(value) at the pixels above a quarter of the peak, of stars that peak above 40 noise.
     """
-    found = []
-    dy, dx = np.mgrid[-CORE : CORE + 1, -CORE : CORE + 1].astype(float)
-    for core in cores:
-        centre = core[CORE - 1 : CORE + 2, CORE - 1 : CORE + 2]
-        if not np.isfinite(centre).all() or not centre.max() > 40 * noise:
-            continue
-        use = core > 0.25 * centre.max()
-        if not 5 <= use.sum() <= 100:
-            continue
-        log, root = np.log(core[use]), core[use]
-        design = np.stack([np.ones(len(log)), dx[use], dy[use], -(dx[use] ** 2 + dy[use] ** 2)], 1)
-        width = np.linalg.lstsq(design * root[:, None], log * root, rcond=None)[0][3]
-        if width > 0:
-            found.append(np.sqrt(4 * np.log(2) / width))
-    return float(np.median(found)) if found else np.nan
+    centre = cores[:, CORE - 1:CORE + 2, CORE - 1:CORE + 2].reshape(len(cores), 9)
+    peak = centre.max(1, initial=-np.inf)  # NaN where one is
+    cores, peak = (v[peak > 40 * noise] for v in (cores, peak))
+    use = cores > 0.25 * peak[:, None, None]
+    some = (use.sum((1, 2)) >= 5) & (use.sum((1, 2)) <= 100)
+    use, cores = (v[some].reshape(-1, (2 * CORE + 1) ** 2) for v in (use, cores))
+    dy, dx = np.mgrid[-CORE : CORE + 1, -CORE : CORE + 1].reshape(2, -1)
+    design = np.stack([np.ones(len(dx)), dx, dy, -(dx**2.0 + dy**2)], 1)
+    values = np.where(use, cores, 1).astype("f8")
+    weight = np.where(use, values**2, 0)
+    normal = (weight @ (design[:, :, None] * design[:, None]).reshape(-1, 16)).reshape(-1, 4, 4)
+    right = (weight * np.log(values)) @ design
+    normal[:, range(4), range(4)] *= 1 + 1e-10  # few pixels in a row do not tell all
+    width = np.linalg.solve(normal, right[:, :, None])[:, 3, 0]
+    width = width[width > 0]
+    return float(np.median(np.sqrt(4 * np.log(2) / width))) if len(width) else np.nan
 
 
 def robust(design, values, start):
@@ -278,9 +279,11 @@ def robust(design, values, start):
 
 
 def nanmedian(values):
-    """Median along the last axis of what is finite; NaN where nothing is."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmedian(values, axis=-1)
+    """Median along the last axis of what is not NaN; NaN where all are.  (np.nanmedian takes ten times as long.)"""
+    if not values.shape[-1]:
+        return np.full(values.shape[:-1], np.nan)
+    values = np.sort(values, axis=-1)  # NaN last
+    count = np.count_nonzero(~np.isnan(values), axis=-1)
+    low, high = (np.take_along_axis(values, np.asarray(at)[..., None], -1)[..., 0]
+                 for at in (np.maximum(count - 1, 0) // 2, count // 2))
+    return (low + high) / 2  # of nothing it is that of two NaN

@@ -4,6 +4,7 @@
 see apfunc.outliers.  Both are measured from the frames' own stars.
 """
 
+import functools
 import warnings
 
 import numpy as np
@@ -50,9 +51,11 @@ def slacks(cores, noise):
     good = np.isfinite(cores)
     ranked, count = merge.rank(cores, good)
     middle = merge.innocent(cores, good) if frames == 2 else merge.median(ranked, count)
-    smooth = np.stack([outliers.box(np.pad(star, 3, mode="edge"))[:, 1:-1] for star in middle]) / 9
-    windows = np.lib.stride_tricks.sliding_window_view(smooth, (5, 5), (1, 2))
-    steep = windows.max((3, 4)) - windows.min((3, 4))
+    padded = np.pad(middle, ((0, 0), (3, 3), (3, 3)), mode="edge")
+    smooth = np.stack([outliers.box(star)[:, 1:-1] for star in padded]) / 9
+    rows, columns = middle.shape[1:]
+    near = [smooth[:, i:i + rows, j:j + columns] for i in range(5) for j in range(5)]
+    steep = functools.reduce(np.maximum, near) - functools.reduce(np.minimum, near)
     sharp = (steep > 20 * np.median(noise)) & (count >= min(3, frames))
     for k in range(frames):
         use = sharp & good[k]

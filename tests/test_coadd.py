@@ -621,6 +621,15 @@ def test_fwhm_of_cut_outs(fwhm):
     assert np.isnan(common.fwhm(core[None] * np.nan, 1.0)) and np.isnan(common.fwhm(-core[None], 1.0))
 
 
+@pytest.mark.parametrize("shape", [(1,), (6,), (5, 4), (5, 7), (2, 3, 6), (4, 1)])
+def test_nanmedian_against_numpy(shape):
+    values = np.random.default_rng(7).normal(0, 1, shape).astype("f4")
+    values[values < -0.4] = np.nan
+    values[..., 0] = 2
+    assert np.array_equal(common.nanmedian(values), np.nanmedian(values, -1))
+    assert np.isnan(common.nanmedian(np.full(shape, np.nan))).all() and np.isnan(common.nanmedian(np.empty((3, 0)))).all()
+
+
 def test_tolerances_follow_the_seeing():
     noise = np.ones(3)
     cores = 1e6 * seeing.stars(np.array([3.0, 3.0, 4.5]))
