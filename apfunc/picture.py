@@ -82,22 +82,14 @@ def _jpeg(pixels, packet, quality):
 
 
 def _tiff(pixels, packet, quality):
-    """A TIFF by hand, little-endian, uncompressed in one strip after its tags (TIFF 6.0, Adobe 1992)."""
-    (rows, columns), channels = pixels.shape[:2], 3 if pixels.ndim == 3 else 1
-    body = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
-    long, short, text, byte, ratio = (4, 4, "I"), (3, 2, "H"), (2, 1, "B"), (1, 1, "B"), (5, 8, "II")  # number, size
-    tags = {256: (long, [columns]), 257: (long, [rows]), 258: (short, [8 * pixels.itemsize] * channels),
-            259: (short, [1]), 262: (short, [2 if channels == 3 else 1]), 273: (long, [0]), 277: (short, [channels]),
-            278: (long, [rows]), 279: (long, [body.nbytes]), 282: (ratio, [1, 1]), 283: (ratio, [1, 1]),
-            296: (short, [1]), 305: (text, b"apfunc\0")} | ({700: (byte, packet)} if packet else {})
-    end, extra, entries = 8 + 2 + 12 * len(tags) + 4, b"", {}
-    for tag, ((number, size, form), values) in tags.items():
-        value = struct.pack(f"<{len(values)}{form[0]}", *values)
-        place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", end + len(extra))
-        entries[tag] = struct.pack("<HHI", tag, number, len(value) // size) + place
-        extra += value + bytes(len(value) % 2) if len(value) > 4 else b""
-    entries[273] = entries[273][:8] + struct.pack("<I", end + len(extra))  # where the pixels begin
-    return b"".join([b"II*\0", struct.pack("<IH", 8, len(tags)), *entries.values(), bytes(4), extra, body])
+    import io
+    import tifffile
+
+    stream = io.BytesIO()
+    tags = [(700, 1, len(packet), packet, True)] if packet else []
+    tifffile.imwrite(stream, np.ascontiguousarray(pixels), photometric="rgb" if pixels.ndim == 3 else "minisblack",
+                     software="apfunc", extratags=tags, metadata=None)
+    return stream.getvalue()
 
 
 def avm(header, shape):
