@@ -623,3 +623,16 @@ def test_a_colour_of_a_mosaic_has_noise_and_stars():
         found = stars(debayer(mosaic, colour))
         near = [np.hypot(found["x"] - x, found["y"] - y).min() for x, y in places]
         assert max(near) < 0.3 and len(found) == len(places)
+
+
+def test_bands_of_a_large_frame_tell_the_width(monkeypatch):
+    x, y = places(260, (768, 768), 30, 47)
+    light = paint((768, 768), x, y, flux_of(200), fwhm=3.3)
+    flat, none = frame(light, 47)[0] - np.float32(SKY), np.zeros(light.shape, bool)
+    whole = detect.seeing(flat, none, NOISE)
+    monkeypatch.setattr(detect, "LARGE", 1e5)
+    monkeypatch.setattr(detect, "BAND", 64)
+    bands = detect.seeing(flat, none, NOISE)
+    assert bands != whole and abs(bands / whole - 1) < 0.02 and abs(bands / 3.3 - 1) < 0.05
+    few = np.where(np.hypot(*(np.mgrid[:768, :768] - 384)) < 60, flat, np.float32(0))  # too few in the bands
+    assert detect.seeing(few, none, NOISE) == detect._seeing(few, none, NOISE)[0]
