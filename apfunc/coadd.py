@@ -14,7 +14,7 @@ from apfunc import header as hdr
 
 MEMORY = 240e6  # [byte] of the frames' rows that are held at once
 BAND = 160  # rows of the stack that are made at a time
-PANEL = 512  # columns of a mosaic that are stacked at a time, of the frames that have something there
+PANEL = 512  # columns done at a time, to save memory, of frames with a sky mesh, and of mosaics, where some are absent
 METHODS = ("auto", "clip", "winsor", "minmax", "median", "none")
 
 
@@ -140,7 +140,7 @@ def _band(planes, facts, first, top, method, sigma, data, weight):
     mesh = facts["mesh_y"], facts["mesh_x"], first, first + high, columns
     rest = None if facts["rest"] is None else common.between(facts["rest"], *mesh)  # a function of columns
     seen = [np.count_nonzero(plane) for plane in planes[3]]
-    wide = PANEL if 2 * min(seen) < max(seen) else columns
+    wide = PANEL if rest is not None or 2 * min(seen) < max(seen) else columns
     for left in range(0, columns, wide):
         right = min(left + wide, columns)
         a, b = max(left - halo, 0), min(right + halo, columns)

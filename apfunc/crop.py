@@ -23,7 +23,9 @@ def common(data, crop, coverage=()):
         some = weight > 0
         low = some & (weight < np.float32(COVERED * np.median(weight[some]))) if some.any() else some
         if low.sum() < RIM * some.sum():
-            good &= ~np.repeat(low, -(-len(good) // len(low)), axis=0)[:len(good)]
+            step, full = -(-len(good) // len(low)), ~low
+            for k in range(step):
+                good[k::step] &= full[:len(good[k::step])]
     if not crop or not good.any():
         return slice(None), slice(None)
     every = max(1, min(good.shape) // 500)  # small holes do not count, so a part of the pixels will do
