@@ -25,9 +25,10 @@ def disc(radius):
     return dy[order], dx[order]
 
 
-def parts(count, offsets):
-    """Slices of `count` stars whose pixels at the `offsets` are worked on at once (see MANY)."""
-    step = max(1, MANY // len(offsets[0]))
+def parts(count, offsets, many=4 * MANY):
+    """Slices of `count` stars whose pixels at the `offsets` are worked on at once: `many` of them, more where there are
+    fewer planes than in a fit."""
+    step = max(1, many // len(offsets[0]))
     return [slice(i, i + step) for i in range(0, count, step)]
 
 
@@ -56,7 +57,7 @@ def fit(values, y, x, offsets, start, noise, gain=None, light=0, free=POINT, pas
     p[:, X] -= x
     p[:, Y] -= y
     root = np.empty(data.shape, "f4")  # of the weights: 1 / noise
-    for at in parts(len(p), offsets):
+    for at in parts(len(p), offsets, MANY):
         root[at] = (noise[at, None] ** 2).astype("f4")
         if gain:
             shine = _model(p[at], powers[:6])[0]
@@ -128,7 +129,7 @@ def _normals(data, root, powers, p, rows, free):
     """`_normal` of the stars `rows` of data and root, whose parameters p are, some at a time."""
     n, m = len(rows), len(free)
     chi2, normal, gradient = np.empty(n), np.empty((m, m, n)), np.empty((m, n))
-    for at in parts(n, powers):
+    for at in parts(n, powers, MANY):
         k = rows[at] if n < len(data) else at
         chi2[at], normal[:, :, at], gradient[:, at] = _normal(data[k], root[k], powers, p[at], free)
     return chi2, normal, gradient
