@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from apfunc import lean
+
 # Keywords that describe a file's storage, not its image; astropy writes its own.
 STORAGE = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "BZERO",
            "BSCALE", "EXTNAME", "EXTVER", "CHECKSUM", "DATASUM", "BLANK", "ZDITHER0", "DATAMIN", "DATAMAX")
@@ -30,7 +32,7 @@ def opened(source, memmap=False):
 
 
 def _open(source, memmap):
-    from astropy.io import fits
+    fits = lean.fits()
     from astropy.io.fits.verify import VerifyError
     if str(source) == "-":
         content = sys.stdin.buffer.read()
@@ -57,7 +59,7 @@ def _image_hdu(hdus):
 
 def clean_header(hdu, source=None):
     """A copy of an HDU's header without storage keywords; RAWFILE is set from `source` if absent."""
-    from astropy.io import fits
+    fits = lean.fits()
     header = fits.Header()
     for card in hdu.header.cards:
         with contextlib.suppress(Exception):  # one unreadable card must not cost the frame
@@ -189,7 +191,7 @@ def _umask():
 
 def hdus_of(image, planes={}):
     """The HDU list of an image and its planes."""
-    from astropy.io import fits
+    fits = lean.fits()
     data, header = image
     hdus = [fits.PrimaryHDU(data, header)]
     hdus += [fits.ImageHDU(planes[name].astype(PLANES[name], copy=False), name=name) for name in PLANES
