@@ -15,6 +15,9 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 export MKL_NUM_THREADS = 1
 export NUMBA_NUM_THREADS = 1
+# Memory that a process frees stays with it, in huge pages: fresh memory costs more than most of what is done in it.  For glibc;
+# others do not look at this.
+export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=4000000000:glibc.malloc.trim_threshold=4000000000:glibc.malloc.hugetlb=1
 
 ifneq (,$(NIGHTS))
   NIGHT := $(subst $(subst ,, ),+,$(strip $(NIGHTS)))
