@@ -170,13 +170,12 @@ def _checked(image, mask, light, kernel, conserve):
     shapes = data.shape if mask is None else np.shape(mask), data.shape if light is None else light[1]
     if data.ndim != 2 or any(shape != data.shape for shape in shapes):
         raise ValueError("image, mask and flat are not 2-D arrays of one shape; give those that belong together")
-    bits = np.zeros(data.shape, "u1") if mask is None else np.array(mask, "u1")
-    low, high = data.min(initial=np.inf), data.max(initial=-np.inf)  # NaN when there is one
-    if not np.isfinite(low) or not np.isfinite(high):
+    bits = np.zeros(data.shape, "u1") if mask is None else np.array(mask, "u1", order="C")
+    if not np.isfinite(data @ np.ones(data.shape[1], "f4")).all():
         bits |= np.uint8(hdr.NODATA) * ~np.isfinite(data)
     saturate = hdr.number(image[1], "SATURATE")
-    if saturate is not None and not high < saturate:
-        bits |= np.uint8(hdr.SATURATED) * (data >= saturate)
+    if saturate is not None:
+        bits.ravel()[np.flatnonzero(data >= saturate)] |= np.uint8(hdr.SATURATED)
     if hdr.number(image[1], "TRAIL"):
         bits |= trails.trail_mask(data.shape, image[1])
     if (bits & hdr.NODATA).all():

@@ -88,6 +88,13 @@ def test_stars_keep_their_flux_and_place(kernel, fwhm, offset, loss, angle, sip)
     assert out.dtype == weight.dtype == np.float32 and mask.dtype == np.uint8
 
 
+def test_saturated_pixels_are_known_whatever_the_order_of_the_mask():
+    data, header = np.full(SHAPE, 100, "f4"), header_of(solution(0), SATURATE=60000.0)
+    data[100, 120] = 61000
+    plain, turned = (resample((data, header), GRID, np.zeros(SHAPE, "u1", order=order))[2] for order in "CF")
+    assert (plain & hdr.SATURATED).any() and (plain == turned).all()
+
+
 @pytest.mark.parametrize("seen,angle,kernel", [
     ({"FWHM": WIDE}, 37, "quadratic"), ({"FWHM": WIDE, "ELLIP": 0.1}, 37, "spline"), ({"FWHM": 3.4}, 37, "spline"),
     ({}, 37, "spline"), ({"FWHM": 1.6}, 37, "quintic"), ({"FWHM": 1.6}, 8, "spline")])
