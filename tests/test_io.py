@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from apfunc import io
-from apfunc.tables import read_columns, read_records, read_table, write_table
+from apfunc.tables import read_columns, read_records, read_stars, read_table, write_table
 
 RAMP = np.arange(12 * 9, dtype=np.uint16).reshape(12, 9) + 65000
 
@@ -183,3 +183,18 @@ def test_write_gives_the_bytes_of_astropy(tmp_path):
         io.write(tmp_path / "ours.fits", (data, header), planes)
         io.hdus_of((data, header), planes).writeto(tmp_path / "astropys.fits", overwrite=True)
         assert (tmp_path / "ours.fits").read_bytes() == (tmp_path / "astropys.fits").read_bytes()
+
+
+def test_star_tables_that_are_not_plain_are_read_by_astropy_and_cut_ones_refused(tmp_path):
+    plain, scaled = tmp_path / "plain.fits", tmp_path / "scaled.fits"
+    fits.BinTableHDU.from_columns([fits.Column("x", "D", array=np.arange(5.0))]).writeto(plain)
+    counts = fits.Column("n", "I", bzero=32768, array=np.array([0, 1, 65535], "u2"))
+    fits.BinTableHDU.from_columns([counts]).writeto(scaled)
+    assert read_columns(plain)[0]["x"].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="scaled"):
+        read_columns(scaled)
+    assert list(read_stars(scaled)["n"]) == [0, 1, 65535]
+    cut = tmp_path / "cut.fits"
+    cut.write_bytes(plain.read_bytes()[:2 * 2880 + 16])
+    with pytest.raises(ValueError, match="cut short"):
+        read_columns(cut)
