@@ -148,6 +148,7 @@ def resample(like, flat, mask, **options):
 
 @command(IMAGES, "sigma", "fwhm", "gain", "readnoise", "saturate", "mask", "box", "output", "update", "shared",
          "record",
+         number("binning", "N", "Search the frame binned N x N: faster, and good enough to register frames.", int),
          click.Option(["--regions"], metavar="FILE", help="Also write a ds9 region file (or a template, as OUT)."),
          click.Option(["--psf"], metavar="FILE", help="Also write the modelled PSF (Moffat) as an image."),
          click.Option(["--epsf"], metavar="FILE", help="Also write the effective PSF (photutils) as an image."))

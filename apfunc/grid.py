@@ -19,7 +19,7 @@ def grid(images, like=None, area="cover", scale=None, orientation="north"):
 
     images       list of images (data, header) with a celestial WCS (TAN or TAN-SIP), of whose data only the shape counts;
                  or of headers that have NAXIS1 and NAXIS2.
-    like         a header: its WCS, NAXIS1 and NAXIS2 are the grid, whatever the frames.
+    like         an image, or a header with NAXIS1 and NAXIS2: its WCS and size are the grid, whatever the frames.
     area         "cover": every pixel of every frame; "common": the largest rectangle that all frames cover.
     scale        [arcsec/pixel], else the median of the frames', rounded to three digits.
     orientation  "north": north up, east left; "reference": position angle (median of the frames', modulo a half turn,
@@ -38,7 +38,7 @@ def grid(images, like=None, area="cover", scale=None, orientation="north"):
     if area not in ("cover", "common") or orientation not in ("north", "reference"):
         raise ValueError("area is 'cover' or 'common', orientation is 'north' or 'reference'")
     if like is not None:
-        return _header(solution_of(like), shape_of(like), "like")
+        return _header(*_frame(like), "like")
     if not len(images):
         raise ValueError("no solved frame to lay a grid over; the quality table says why")
     frames = [_frame(image) for image in images]

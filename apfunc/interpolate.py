@@ -84,22 +84,28 @@ KERNELS = {"quadratic": (quadratic, 1, 9), "spline": (spline, 1, 12), "quintic":
            "lanczos3": (lanczos3, 2, 0), "bilinear": (bilinear, 0, 0), "nearest": (nearest, 0, 0)}
 
 
-def window(array, box, mode="edge"):
+def window(array, box, mode="edge", patches=None):
     """array[top:bottom, left:right] of a box (top, bottom, left, right) that touches it.
 
     Beyond its edges the array is continued by its outermost pixels, or with `mode` "reflect" by its mirror image.
+    patches: (y, x, values) of pixels, by rows, that are replaced (see `holes`).
     """
     ends = [(max(first, 0), min(end, n)) for first, end, n in zip(box[::2], box[1::2], array.shape)]
     beyond = [(low - first, end - high) for first, end, (low, high) in zip(box[::2], box[1::2], ends)]
     inner = array[slice(*ends[0]), slice(*ends[1])]
+    if patches is not None:
+        (top, bottom), (left, right) = ends
+        y, x, values = (v[slice(*np.searchsorted(patches[0], (top, bottom)))] for v in patches)
+        inside = (x >= left) & (x < right)
+        if inside.any():
+            inner = inner.copy()
+            inner[y[inside] - top, x[inside] - left] = values[inside]
     return np.pad(inner, beyond, mode=mode) if np.any(beyond) else inner
 
 
-def coefficients(data, kernel, box):
-    """The coefficients c of `data` (no NaN) in a box (top, bottom, left, right), which may reach beyond the edges."""
-    (top, bottom, left, right), (*_, reach) = box, KERNELS[kernel]
-    part = window(data, (top - reach, bottom + reach, left - reach, right + reach), "reflect")
-    return unspline(unspline(part.T, kernel).T, kernel) if reach else np.ascontiguousarray(part)
+def coefficients(pixels, kernel):
+    """The coefficients c of an array of pixels (no NaN), but of those within the kernel's reach of its edges."""
+    return unspline(unspline(pixels.T, kernel).T, kernel) if KERNELS[kernel][-1] else np.ascontiguousarray(pixels)
 
 
 def unspline(values, kernel):
@@ -137,6 +143,7 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
     width, pixels = coefficients.shape[1], coefficients.ravel()
     half, first = np.float32(0.5 if kernel == "quadratic" else 0), before * (width + 1)
     base, total, found = base_y * width + base_x - first, np.empty(y.shape, "f4"), []
+    some = None if about is None else np.flatnonzero(about.any(1))  # rows
     for top in range(0, len(total), LINES):  # all of a few lines at a time: it stays in the processor's cache
         rows = slice(top, top + LINES)
         i, j = np.floor(y[rows] + half), np.floor(x[rows] + half)
@@ -159,38 +166,38 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
                 out += line
             else:
                 np.multiply(line, factor, out=out)
-        if about is not None:
+        least, most = ((end + first) // width for end in (start.min(), start.max()))
+        if about is not None and np.searchsorted(some, least) < np.searchsorted(some, most, "right"):
             spot = np.flatnonzero(about.ravel()[first:].take(start, mode="clip"))
             found.append((spot + top * y.shape[1], *np.divmod(start.ravel()[spot] + first, width), down.ravel()[spot],
                           across.ravel()[spot]))
     return total, [np.concatenate(v) for v in zip(*found)] if found else [np.zeros(0, np.intp)] * 5
 
 
-def fill(data, bad, rounds=3):
-    """`data` if no pixel is `bad`, else a copy where these hold the weighted mean of the good ones in 5 x 5 around.
+def holes(data, bad, rounds=3):
+    """(y, x, values) of the `bad` pixels: the weighted means of the good ones in 5 x 5 around.
 
     Repeated `rounds` times, from the rim of a hole inwards; what is left gets the median of the good pixels.
     """
-    window = np.array([(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)])
-    weight = np.exp(-(window**2).sum(1) / 2).astype("f4")
-    if not bad.any():
-        return data
-    y, x = np.nonzero(bad)
-    data, good = np.array(data, "f4"), np.pad(~bad, 2)
+    offsets = np.mgrid[-2:3, -2:3].reshape(2, -1)
+    weight = np.exp(-(offsets**2).sum(0) / 2).astype("f4")
+    at, (rows, columns) = np.flatnonzero(bad), data.shape
     every = 1 + int(np.sqrt(data.size / 1e5))
     some = data[::every, ::every][~bad[::every, ::every]]
-    middle = np.median(some) if len(some) else 0
-    data[bad] = 0
+    values, left = np.full(len(at), np.median(some) if len(some) else 0, "f4"), np.arange(len(at))
+    known = ~bad.ravel()
     for _ in range(rounds):
-        found = np.zeros(len(y), bool)
-        for part in np.array_split(np.arange(len(y)), 1 + len(y) // 100000):
-            wy, wx = y[part, None] + window[:, 0], x[part, None] + window[:, 1]
-            share = weight * good[wy + 2, wx + 2]
-            values = data[np.clip(wy, 0, len(data) - 1), np.clip(wx, 0, data.shape[1] - 1)]
+        found = np.zeros(len(left), bool)
+        for k in range(0, len(left), 100000):
+            y, x = (v[:, None] + move for v, move in zip(np.divmod(at[left[k:k + 100000]], columns), offsets))
+            around = np.clip(y, 0, rows - 1) * columns + np.clip(x, 0, columns - 1)
+            share = weight * (known.take(around) & (y >= 0) & (y < rows) & (x >= 0) & (x < columns))
+            light = np.where(share > 0, data.ravel().take(around), 0)
+            filled = (share > 0) & bad.ravel().take(around)  # in an earlier round
+            light[filled] = values[np.searchsorted(at, around[filled])]
             total = share.sum(1)
-            found[part] = total > 0
-            data[y[part], x[part]] = (share * values).sum(1) / np.where(total > 0, total, 1)
-        good[y[found] + 2, x[found] + 2] = True
-        y, x = y[~found], x[~found]
-    data[y, x] = middle
-    return data
+            found[k:k + 100000] = good = total > 0
+            values[left[k:k + 100000][good]] = (share * light).sum(1)[good] / total[good]
+        known[at[left[found]]] = True
+        left = left[~found]
+    return *np.divmod(at, columns), values

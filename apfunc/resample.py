@@ -62,8 +62,8 @@ def resample(image, grid, mask=None, flat=None, kernel="auto", conserve="flux", 
     box = mapping.overlap(source, data.shape, target, shape)
     area = (wcs.scale(target) / wcs.scale(source)) ** 2
     trust = _trust(image[1], data, bits, light, gain, readnoise, sky)
-    if bits is not None and (bits & hdr.NODATA).any():
-        data = interpolate.fill(data, (bits & hdr.NODATA) != 0)
+    missing = None if bits is None else (bits & np.uint8(hdr.NODATA)) != 0
+    patches = interpolate.holes(data, missing) if bits is not None and missing.any() else None
 
     out, weight, out_mask = np.empty(shape, "f4"), np.empty(shape, "f4"), np.empty(shape, "u1")
     planes = (out, np.float32(np.nan)), (weight, np.float32(0)), (out_mask, np.uint8(hdr.NODATA))
@@ -72,7 +72,7 @@ def resample(image, grid, mask=None, flat=None, kernel="auto", conserve="flux", 
     fine, met = max(1, round(np.sqrt(area))), False
     for rows, columns, jacobian, positions in mapping.tiles(source, target, box, fine):
         here = [(plane[rows, columns], nothing) for plane, nothing in planes]
-        value, known, sure, found = _sampled(positions, data, bits, trust, kernel)
+        value, known, sure, found = _sampled(positions, data, patches, bits, trust, kernel)
         cells = jacobian if fine == 1 else jacobian / np.float32(fine**2)
         np.multiply(value, cells if conserve == "flux" else np.float32(1 / fine**2), out=here[0][0])
         if conserve == "flux":
@@ -104,7 +104,7 @@ def _suited(header, source, target):
     return "quadratic" if fwhm >= WIDE else "quintic" if turned > TURNED and fwhm < NARROW else "spline"
 
 
-def _sampled(positions, data, bits, trust, kernel):
+def _sampled(positions, data, patches, bits, trust, kernel):
     """Sums over the positions (see mapping.tiles) of value, known part of a pixel (0 to 1) and inverse variance; and
     mask bits.  Each is an array of the positions' shape, or one number where all are alike.
     """
@@ -119,7 +119,9 @@ def _sampled(positions, data, bits, trust, kernel):
     ends = np.array([spot[-1] for spot in spots])
     (top, _, left, _), (_, bottom, _, right) = ends.min(0) - MARGIN, ends.max(0) + MARGIN
     box = top, bottom, left, right
-    coefficients = interpolate.coefficients(data, kernel, box)
+    *_, reach = interpolate.KERNELS[kernel]
+    pixels = interpolate.window(data, (top - reach, bottom + reach, left - reach, right + reach), "reflect", patches)
+    coefficients = interpolate.coefficients(pixels, kernel)
     flags = None if bits is None else interpolate.window(bits, box)
     near = _near(flags) if bits is not None and flags.any() else None
     about = None if near is None else _about(near)
@@ -134,8 +136,8 @@ def _sampled(positions, data, bits, trust, kernel):
             i, j, s, t = i - (s < 0), j - (t < 0), s + (s < 0), t + (t < 0)  # of the nearest pixel, the one below
             spot, i, j, s, t = (v[near[i, j]] for v in (spot, i, j, s, t))
             corners = i + np.array([[0], [0], [1], [1]]), j + np.array([[0], [1], [0], [1]])
-            pixels = interpolate.window(data, box, "reflect")[corners], flags[corners]
-            part.ravel()[spot], lost, factor, bit.ravel()[spot] = _blemished(part.ravel()[spot], *pixels, s, t)
+            around = pixels[corners[0] + reach, corners[1] + reach], flags[corners]
+            part.ravel()[spot], lost, factor, bit.ravel()[spot] = _blemished(part.ravel()[spot], *around, s, t)
             held.ravel()[spot] *= 1 - lost
             safe.ravel()[spot] *= factor
         parts.append((part, held, safe, bit))
@@ -171,8 +173,8 @@ def _checked(image, mask, light, kernel, conserve):
     if data.ndim != 2 or any(shape != data.shape for shape in shapes):
         raise ValueError("image, mask and flat are not 2-D arrays of one shape; give those that belong together")
     bits = np.zeros(data.shape, "u1") if mask is None else np.array(mask, "u1", order="C")
-    if not np.isfinite(data @ np.ones(data.shape[1], "f4")).all():
-        bits |= np.uint8(hdr.NODATA) * ~np.isfinite(data)
+    rows = np.flatnonzero(~np.isfinite(data @ np.ones(data.shape[1], "f4")))
+    bits[rows] |= np.uint8(hdr.NODATA) * ~np.isfinite(data[rows])
     saturate = hdr.number(image[1], "SATURATE")
     if saturate is not None:
         bits.ravel()[np.flatnonzero(data >= saturate)] |= np.uint8(hdr.SATURATED)

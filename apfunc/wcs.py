@@ -9,6 +9,7 @@ With u, v = x - crpix[0], y - crpix[1] the equation is
 Sources: Calabretta & Greisen 2002 (A&A 395, 1077); SIP: Shupe et al. 2005 (ADASS XIV, 491).
 """
 
+import copy
 import re
 
 import numpy as np
@@ -182,10 +183,7 @@ def short(value):
 
 def strip(header):
     """A copy of `header` without any celestial WCS, SIP, and PinPoint solution keywords."""
-    header = header.copy()
-    for key in [k for k in header if WCS_KEY.match(k)]:
-        header.remove(key, ignore_missing=True)
-    return header
+    return type(header)(copy.copy(card) for card in header.cards if not WCS_KEY.match(card.keyword))
 
 
 def to_header(header, solution, shape):

@@ -152,12 +152,19 @@ def test_jacobian_is_the_area_of_the_mapped_pixel():
         assert np.allclose(jacobian, abs((xb - xa) * (yd - yc) - (xd - xc) * (yb - ya)), rtol=1e-4)
 
 
+def coefficients_of(data, kernel):
+    """The spline's coefficients of the whole of `data`, and of three pixels more on each side."""
+    more, (rows, columns) = 3 + interpolate.KERNELS[kernel][-1], data.shape
+    box = -more, rows + more, -more, columns + more
+    return interpolate.coefficients(interpolate.window(data, box, "reflect"), kernel)
+
+
 @pytest.mark.parametrize("kernel", sorted(interpolate.KERNELS))
 def test_sample_against_its_slow_twin(kernel):
     rng = np.random.default_rng(0)
     data = rng.normal(0, 1, (9, 12)).astype("f4")
     y, x = rng.uniform(2.5, 11.499, (4, 5)), rng.uniform(2.5, 14.499, (4, 5))
-    padded = interpolate.coefficients(data, kernel, (-3, 12, -3, 15))
+    padded = coefficients_of(data, kernel)
     about = rng.random(padded.shape) < 0.5
     value, found = interpolate.sample(padded, y, x, kernel, about=about)
     near = []
@@ -181,7 +188,7 @@ def test_spline_is_that_of_scipy(shape, kernel, order):
     data = rng.normal(100, 30, shape).astype("f4")
     y, x = rng.uniform(0, shape[0] - 1, 300), rng.uniform(0, shape[1] - 1, 300)
     y, x = y[:, None], x[:, None]
-    coefficients = interpolate.coefficients(data, kernel, (-3, shape[0] + 3, -3, shape[1] + 3))
+    coefficients = coefficients_of(data, kernel)
     value = interpolate.sample(coefficients, y + 3, x + 3, kernel)[0]
     assert np.abs(value - ndimage.map_coordinates(data.astype(float), [y, x], order=order, mode="mirror")).max() < 1e-3
 

@@ -87,6 +87,36 @@ def test_place_flux_and_width(fwhm, beta):
     assert (np.diff(table["flux"]) <= 0).all()
 
 
+@pytest.mark.parametrize("fwhm, binning", [(4.0, 2), (7.0, 3)])
+def test_binned_frames_have_the_stars_of_the_frame(fwhm, binning):
+    shape = 702, 801
+    x, y = places(120, shape, 20 + 3 * fwhm, seed=1, margin=40)
+    snr = 10 ** np.random.default_rng(2).uniform(1.3, 2.7, 120)
+    rows, columns = np.mgrid[:702, :801]
+    away = (columns - 340) * np.sin(0.4) - (rows - 310) * np.cos(0.4)
+    image = frame(paint(shape, x, y, flux_of(snr, fwhm), fwhm) + 100 * np.exp(-(away**2) / 2 / 1.5**2))
+    image[0][500:502, 400:440] = np.nan
+    whole, table = stars(image), stars(image, binning=binning)
+    for name, within in {"FWHM": 0.02, "SKY": 0.01, "SKYNOISE": 0.05, "SATFRAC": 1e-9, "BETA": 0.3}.items():
+        assert table.meta[name] == pytest.approx(whole.meta[name], rel=within), name
+    assert [table.meta[f"NAXIS{k}"] for k in (1, 2)] == [801, 702] and table.meta["TRAIL"] == 1
+    ends = np.reshape([float(v) for v in table.meta["TRAIL1"].split()[:4]], (2, 2)) - [340, 310]
+    assert np.abs(ends @ [np.sin(0.4), -np.cos(0.4)]).max() < 2 and np.hypot(*(ends[1] - ends[0])) > 550
+    i, j = matched(table, x, y, fwhm / 2)
+    assert len(table) - len(i) <= 1 and len(i) > 0.97 * len(matched(whole, x, y, fwhm / 2)[0])
+    good = snr[j] > 50
+    off = np.r_[table["x"][i] - x[j], table["y"][i] - y[j]][np.r_[good, good]]
+    assert np.sqrt(np.mean(off**2)) < 0.012 * fwhm and abs(off.mean()) < 0.01
+    ratio = (table["flux"][i] / flux_of(snr, fwhm)[j])[good]
+    assert abs(np.median(ratio) - 1) < 0.02 and np.std(ratio) < 0.02
+    pull = (table["flux"][i] - flux_of(snr, fwhm)[j]) / table["fluxerr"][i]
+    assert 0.8 < 1.4826 * np.median(np.abs(pull - np.median(pull))) < 1.3
+    assert stars(image, binning=binning, fwhm=fwhm).meta["FWHM"] == pytest.approx(whole.meta["FWHM"], rel=0.02)
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="binned"):
+            stars(image, binning=wrong)
+
+
 def test_trailed_stars_have_axes_and_angle():
     shape = 600, 600
     x, y = places(120, shape, 30, seed=3)
