@@ -22,8 +22,8 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     """The calibrated image of a raw frame, ``(data, header)``: float32 ADU above zero, on the scale of the flat's
     median response.
 
-    image, bias, dark, flat : images (data, header); each master may be left out, and may be the whole frame of a
-        subframe (XORGSUBF, YORGSUBF).  Overscan (BIASSEC), TRIMSEC and PEDESTAL are applied once, to masters as well.
+    image, bias, dark, flat : images (data, header); the data of `image` may be rows (see apfunc.io.read_rows); each
+        master may be left out, and may be the whole frame of a subframe (XORGSUBF, YORGSUBF).  Overscan (BIASSEC), TRIMSEC and PEDESTAL are applied once, to masters as well.
     gain, readnoise : electron/ADU and electron; they win over the header, both may stay unknown.
     saturate : raw ADU of saturation; else the pile-up of the pixels (here, or in the flats: SATLEVEL), SATURATE, or
         65535 for 16-bit integers.
@@ -60,22 +60,24 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     full = raw.full_scale(light, header, saturate)
     if saturate is None and full is not None and flat is not None:
         full = min(full, number(flat[1], "SATLEVEL") or full)
-    out = np.subtract(light, base(0, shape[0]), dtype="f4")
+    ground = np.broadcast_to(base(0, shape[0]), shape)
 
     head = raw.plain(header, data.shape)
-    ready, turn = fit(given, out, head, temperature)
-    held = "B" not in done
+    ready, turn = fit(given, light, head, temperature)
+    held, thin = "B" not in done, np.subtract(light[THIN], ground[THIN], dtype="f4")
     if held and bias is not None:
-        _check_level(out, ready["bias"][0])
+        _check_level(thin, ready["bias"][0])
     seconds = number(header, "EXPTIME", "EXPOSURE")
     if dark is not None:
         known.need(seconds, "exposure time", "EXPTIME, EXPOSURE", "no --dark")
         ready["dark"] = masters.quieted(ready["dark"], ready.get("bias"), seconds)
     terms, scale, bias_free = masters.subtract(ready.get("bias"), ready.get("dark"), seconds, held)
-    zero = np.subtract(light[THIN], _less(out[THIN].copy(), terms, THIN), dtype="f4")
+    zero = np.subtract(light[THIN], _less(thin, terms, THIN), dtype="f4")
     zero = float(np.median(zero[np.isfinite(zero)])) if np.isfinite(zero).any() else 0.0
+    out = np.empty(shape, "f4")
     for a in range(0, shape[0], STRIP):
-        part = _less(out[a:a + STRIP], terms, np.s_[a:a + STRIP])
+        part = np.subtract(light[a:a + STRIP], ground[a:a + STRIP], out=out[a:a + STRIP], dtype="f4")
+        _less(part, terms, np.s_[a:a + STRIP])
         if flat is not None:
             relative = ready["flat"][0][a:a + STRIP]
             if not relative.min() >= flatmin:
@@ -133,8 +135,8 @@ def fit(given, light, header, temperature):
 
 
 def _check_level(light, bias):
-    """ValueError when the light lies so far below the bias that the bias cannot be in it any more."""
-    here, level = raw.middle(light[THIN]), raw.middle(bias[THIN])
+    """ValueError when the light (THIN of it) lies so far below the bias that the bias cannot be in it any more."""
+    here, level = raw.middle(light), raw.middle(bias[THIN])
     if level > 20 and here < 0.5 * level:
         raise ValueError(f"the frame's level ({here:.0f} ADU) is far below the bias ({level:.0f} ADU): its bias was "
                          "subtracted before, or the bias is of another camera; leave --bias out, or give the right one")

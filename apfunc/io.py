@@ -18,6 +18,7 @@ from apfunc import lean
 # Keywords that describe a file's storage, not its image; astropy writes its own.
 STORAGE = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "BZERO",
            "BSCALE", "EXTNAME", "EXTVER", "CHECKSUM", "DATASUM", "BLANK", "ZDITHER0", "DATAMIN", "DATAMAX")
+STRIP = 64  # rows that are converted at a time
 PLANES = {"MASK": "u1", "WEIGHT": "f4", "UNCERT": "f4"}
 
 
@@ -72,8 +73,16 @@ def clean_header(hdu, source=None):
     return header
 
 
-def _native(data, dtype):
-    return data.reshape([n for n in data.shape if n > 1]).astype(dtype)  # a copy: the file is closed
+def _native(hdu, dtype):
+    """The pixels of an image in the machine's numbers, a copy: its file is closed."""
+    import numpy as np
+    from apfunc import bands
+    if not (hasattr(hdu, "section") and bands.quick(hdu.section)):
+        return hdu.data.reshape([n for n in hdu.shape if n > 1]).astype(dtype)
+    out, read, strip = np.empty(hdu.shape, dtype), bands.reader(hdu.section), np.empty(STRIP * hdu.shape[1], "i2")
+    for row in range(0, len(out), STRIP):
+        out[row:row + STRIP] = read(row, row + STRIP, strip)
+    return out
 
 
 def read(source):
@@ -111,8 +120,8 @@ def read_all(source, planes=tuple(PLANES)):
     with opened(source, memmap=None) as hdus:  # mapped where the pixels need no scaling
         hdu = _image_hdu(hdus)
         try:
-            data = _native(hdu.data, "f4")
-            found = {h.name: _native(h.data, PLANES[h.name]) for h in hdus if h.name in planes
+            data = _native(hdu, "f4")
+            found = {h.name: _native(h, PLANES[h.name]) for h in hdus if h.name in planes
                      and h is not hdu} if planes else {}
         except (OSError, TypeError, ValueError, IndexError):
             raise ValueError("the file is cut short or damaged; copy it again or leave it out") from None

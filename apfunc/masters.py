@@ -92,12 +92,16 @@ def turn_of(dark, light, header):
 
 
 def hot_pixels(dark):
-    """Rows and columns of the up to 400 hottest pixels of a dark, 20 sigma above its median or more."""
+    """Rows and columns of the up to 400 hottest pixels of a dark, 20 sigma above its median or more; those of every
+    fourth row where they are enough."""
     values = raw.thin(dark)
-    at = np.flatnonzero(dark > raw.middle(values) + 20 * max(raw.spread(values), 0.1))
-    y, x = np.divmod(at, dark.shape[1])
-    order = np.argsort(-dark[y, x], kind="stable")[:400]
-    return y[order], x[order]
+    limit = raw.middle(values) + 20 * max(raw.spread(values), 0.1)
+    for step in (4, 1):
+        y, x = np.divmod(np.flatnonzero(dark[::step] > limit), dark.shape[1])
+        if len(y) >= 400:
+            break
+    order = np.argsort(-dark[y * step, x], kind="stable")[:400]
+    return y[order] * step, x[order]
 
 
 def stands_out(light, noise, y, x):

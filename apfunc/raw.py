@@ -6,11 +6,11 @@ or the lazily read section of a file.
 
 import hashlib
 import math
-import os
 import re
 
 import numpy as np
 
+from apfunc.bands import reader
 from apfunc.header import number, text
 
 BANDS, TALL, COLUMNS = 16, 4, 512  # a sample: 16 bands of 4 rows, every so many columns
@@ -58,35 +58,6 @@ def opened(rows, header):
             return np.median(band, axis=1, keepdims=True).astype("f4")
         return np.float32(level)
     return (ys.stop - ys.start, xs.stop - xs.start), read, base
-
-
-def reader(rows):
-    """A function (a, b) -> rows a to b as an array; it raises ValueError where the file is cut short.
-
-    The 16-bit whole numbers of a plain file are read here: astropy takes five times as long to shift them to uint16.  A
-    third argument is where to put them (see `opened`), for fresh memory costs as much as the reading.
-    """
-    where = rows.hdu.fileinfo() if type(rows).__name__ == "Section" else {"file": None}
-    if where["file"] is None or where["file"].compression:
-        return lambda a, b, into=None: np.asarray(rows[a:b])
-    name, start, whole_file = where["file"].name, where["datLoc"], where["datLoc"] + rows.hdu.size
-    quick, columns = rows.dtype == "u2" and len(rows.shape) == 2, rows.shape[-1]
-
-    def fetch(a, b, into=None):
-        if os.path.getsize(name) < whole_file:
-            raise ValueError("the file is cut short; copy it again or leave it out")
-        if not quick:
-            return np.asarray(rows[a:b])
-        a, b, _ = slice(a, b).indices(rows.shape[0])
-        size = (b - a) * columns
-        values = np.empty(size, "i2") if into is None or into.size < size else into[:size]
-        with open(name, "rb", buffering=0) as stream:
-            stream.seek(start + 2 * a * columns)
-            stream.readinto(memoryview(values).cast("B"))
-        values[:] = values.view(">i2")
-        values ^= np.int16(-32768)
-        return values.view("u2").reshape(b - a, columns)
-    return fetch
 
 
 def plain(header, shape):

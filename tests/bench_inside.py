@@ -65,7 +65,7 @@ def apfunc_night(folder):
 
     def stacked(f, bias, dark):
         flat = combine(rows(("flat", f)), "flat", bias=bias)[0]
-        solved = [calibrate(io.read(path), bias, dark, flat, known["gain"], known["readnoise"])
+        solved = [calibrate(io.read_rows(path), bias, dark, flat, known["gain"], known["readnoise"])
                   for path in paths["light", f]]
         tables = [stars(image, sigma=100, binning=2, trail=False) for image in solved]
         sky = field(tables)
