@@ -80,4 +80,5 @@ def scaled(frame, facts, k, first, value, weight, flags, good):
             star = (value[y, x] > 3 * facts["noise"][k]) & (flags[y, x] & np.uint8(hdr.TRAIL | hdr.NODATA) == 0)
             weight[y[star], x[star]] = 1 / square
     np.greater(weight, 0, out=good)
-    return (np.maximum(weight, 0) @ np.ones(columns, "f4")).sum(dtype="f8"), np.count_nonzero(good)
+    trusted = np.maximum(weight, 0) if kinds & HARM & ~hdr.NODATA else weight
+    return (trusted @ np.ones(columns, "f4")).sum(dtype="f8"), np.count_nonzero(good)

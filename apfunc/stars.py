@@ -54,23 +54,21 @@ def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, sat
     data, header = np.asarray(image[0], "f4"), image[1]
     gain, readnoise = _known(hdr.gain, header, gain), _known(hdr.readnoise, header, readnoise)
     saturate = saturate if saturate is not None else hdr.number(header, "SATURATE")
-    bad = np.isfinite(data)
-    np.logical_not(bad, out=bad)
-    full = data >= saturate if saturate is not None else np.zeros(data.shape, bool)
+    full, lost = np.flatnonzero(data >= saturate) if saturate is not None else np.zeros(0, int), np.zeros(0, int)
     if mask is not None:
-        said = np.flatnonzero(mask != 0)  # a few pixels, mostly
+        said = np.flatnonzero(mask != 0)
         bits = np.asarray(mask).reshape(-1)[said]
-        full.reshape(-1)[said[(bits & hdr.SATURATED) != 0]] = True
-        bad.reshape(-1)[said[(bits & (255 - hdr.SATURATED)) != 0]] = True
+        full, lost = np.union1d(full, said[(bits & hdr.SATURATED) != 0]), said[(bits & (255 - hdr.SATURATED)) != 0]
     meta = {k: header[k] for k in COPIED if header.get(k) not in (None, "") and header[k] == header[k]}
     meta |= {"NAXIS1": data.shape[1], "NAXIS2": data.shape[0], "TRAIL": 0,
-             "SATFRAC": round(np.count_nonzero(full) / full.size, 8)}
+             "SATFRAC": round(len(full) / data.size, 8)}
     meta |= {k: float(v) for k, v in (("EGAIN", gain), ("RDNOISE", readnoise)) if v is not None}
-    if np.count_nonzero(bad) > 0.98 * bad.size or min(data.shape) < 8 * binning:
+    full, lost = (_blocks(spots, data.shape, binning) for spots in (full, lost))
+    data, box, gain = detect.shrink(data, binning), max(box // binning, min(box, 8)), gain and gain * binning**2
+    bad = ~np.isfinite(data)
+    bad |= lost
+    if np.count_nonzero(bad) > 0.98 * bad.size or min(data.shape) < 8:
         return _table(np.zeros((0, 8)), {}, meta)
-    if binning > 1:
-        data, bad, full = detect.shrink(data, binning), _blocks(bad, binning), _blocks(full, binning)
-        box, gain = max(box // binning, 8), gain and gain * binning**2
     flat, sky = detect.flatten(data, bad, box)
     noise = float(np.median(sky[3]))
     meta |= {"SKY": round(float(np.median(sky[2])), 4), "SKYNOISE": round(noise * binning, 4)}
@@ -102,10 +100,10 @@ def region(table):
     return "\n".join(lines) + "\n"
 
 
-def _blocks(plane, factor):
-    """Whether any pixel of the blocks that detect.shrink averages is True."""
-    out = np.zeros([n // factor for n in plane.shape], bool)
-    y, x = (v // factor for v in np.divmod(np.flatnonzero(plane), plane.shape[1]))
+def _blocks(spots, shape, factor):
+    """Which of the blocks of factor x factor pixels that detect.shrink averages hold one of the pixels (flat indices)."""
+    out = np.zeros([n // factor for n in shape], bool)
+    y, x = (v // factor for v in np.divmod(spots, shape[1]))
     inside = (y < out.shape[0]) & (x < out.shape[1])
     out[y[inside], x[inside]] = True
     return out
