@@ -1,5 +1,5 @@
-"""Rows of a plane read from plain files, into arrays that are there already where the caller has them: fresh memory costs
-more than what is done to it."""
+"""Rows of a plane, read from plain files into arrays that are there already: fresh memory costs more than what is done
+to it."""
 
 import os
 import sys

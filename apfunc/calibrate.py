@@ -23,7 +23,8 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     median response.
 
     image, bias, dark, flat : images (data, header); the data of `image` may be rows (see apfunc.io.read_rows); each
-        master may be left out, and may be the whole frame of a subframe (XORGSUBF, YORGSUBF).  Overscan (BIASSEC), TRIMSEC and PEDESTAL are applied once, to masters as well.
+        master may be left out, and may be the whole frame of a subframe (XORGSUBF, YORGSUBF).  Overscan (BIASSEC),
+        TRIMSEC and PEDESTAL are applied once, to masters as well.
     gain, readnoise : electron/ADU and electron; they win over the header, both may stay unknown.
     saturate : raw ADU of saturation; else the pile-up of the pixels (here, or in the flats: SATLEVEL), SATURATE, or
         65535 for 16-bit integers.

@@ -143,8 +143,6 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
     width, pixels = coefficients.shape[1], coefficients.ravel()
     half, first = np.float32(0.5 if kernel == "quadratic" else 0), before * (width + 1)
     base, total, found = base_y * width + base_x - first, np.empty(y.shape, "f4"), []
-    some = None if about is None else np.flatnonzero(about.any(1))  # rows
-    lowest, highest = np.min(base_y) - 1, np.max(base_y) + 1
     for top in range(0, len(total), LINES):  # all of a few lines at a time: it stays in the processor's cache
         rows = slice(top, top + LINES)
         i, j = np.floor(y[rows] + half), np.floor(x[rows] + half)
@@ -167,8 +165,7 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
                 out += line
             else:
                 np.multiply(line, factor, out=out)
-        ends = np.min(y[rows]) + lowest, np.max(y[rows]) + highest
-        if about is not None and np.searchsorted(some, ends[0]) < np.searchsorted(some, ends[1], "right"):
+        if about is not None:
             spot = np.flatnonzero(about.ravel()[first:].take(start, mode="clip"))
             found.append((spot + top * y.shape[1], *np.divmod(start.ravel()[spot] + first, width), down.ravel()[spot],
                           across.ravel()[spot]))

@@ -101,7 +101,7 @@ def region(table):
 
 
 def _blocks(spots, shape, factor):
-    """Which of the blocks of factor x factor pixels that detect.shrink averages hold one of the pixels (flat indices)."""
+    """Which of the blocks of pixels that detect.shrink averages hold one of the `spots`, flat indices."""
     out = np.zeros([n // factor for n in shape], bool)
     y, x = (v // factor for v in np.divmod(spots, shape[1]))
     inside = (y < out.shape[0]) & (x < out.shape[1])
@@ -134,7 +134,7 @@ def _scaled(line, scale):
 
 
 def _enlarged(p, columns, scale, smooth=0):
-    """Stars of a frame binned `scale` times, in pixels of the frame; widths less what smoothing and wider pixels added."""
+    """Stars of a frame binned `scale` times, in its own pixels; widths less what smoothing and wider pixels added."""
     p[:, [X, Y]] = (p[:, [X, Y]] + 0.5) * scale - 0.5
     columns["flux"], columns["fluxerr"] = columns["flux"] * scale**2, columns["fluxerr"] * scale**2
     if scale > 1:

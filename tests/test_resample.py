@@ -180,6 +180,34 @@ def test_sample_against_its_slow_twin(kernel):
     assert np.allclose(np.transpose(found), near, atol=1e-6)
 
 
+def test_holes_against_a_slow_twin():
+    rng = np.random.default_rng(1)
+    data = rng.normal(100, 30, (30, 40)).astype("f4")
+    bad = rng.random(data.shape) < 0.1
+    bad[8:23, 12:27] = bad[:3, :2] = True  # wider than three rounds of 5 x 5 reach; at the corner
+    known, slow = ~bad, np.where(bad, np.median(data[~bad]), data)
+    for _ in range(3):
+        found = {}
+        for i, j in zip(*np.nonzero(~known)):
+            near = [(y, x) for y in range(i - 2, i + 3) for x in range(j - 2, j + 3)
+                    if 0 <= y < 30 and 0 <= x < 40 and known[y, x]]
+            if near:
+                weight = [np.exp(-((y - i) ** 2 + (x - j) ** 2) / 2) for y, x in near]
+                found[i, j] = np.average([slow[p] for p in near], weights=weight)
+        for place, value in found.items():
+            slow[place], known[place] = value, True
+    hidden = np.where(bad, np.nan, data).astype("f4")
+    y, x, values = interpolate.holes(hidden, bad)
+    assert (bad[y, x]).all() and len(y) == bad.sum() and not known[15, 19]
+    assert np.allclose(values, slow[y, x], rtol=1e-5)
+    filled = hidden.copy()
+    filled[y, x] = values
+    for box in ((0, 30, 0, 40), (5, 12, 18, 26), (-4, 9, -3, 8), (20, 33, 30, 44)):
+        patched = interpolate.window(hidden, box, "reflect", (y, x, values))
+        assert np.array_equal(patched, interpolate.window(filled, box, "reflect"))
+    assert np.isnan(hidden[bad]).all()
+
+
 @pytest.mark.parametrize("kernel,order", [("quadratic", 2), ("spline", 3), ("quintic", 5)])
 @pytest.mark.parametrize("shape", [(40, 70), (130, 5), (1, 1), (3, 2)])
 def test_spline_is_that_of_scipy(shape, kernel, order):
