@@ -48,7 +48,6 @@ def main():
     a.folder = Path(a.folder).resolve() / str(a.size)
     a.logs = a.folder / "logs"
     a.logs.mkdir(parents=True, exist_ok=True)
-    a.done = {}
     print(f"frames of {a.size}x{a.size}, make -j{a.jobs}", attempt(lambda: inside(a, "versions")["says"]),
           *peers.versions(), "", sep="\n")
     show_head()
@@ -106,20 +105,21 @@ def idle(a, raw, out, *words):
     return found
 
 
+def in_turn(times, *functions):
+    """The means of what each function gives in several runs; one after the other, for the machine's pace changes."""
+    runs = zip(*([attempt(function) for function in functions] for _ in range(times)))
+    return [next((found for found in some if isinstance(found, str)), None)
+            or {key: sum(found[key] for found in some) / times for key in some[0]} for some in runs]
+
+
 # ------------------------------------------------------------------------------------------------- the whole night
-
-def whole(a):
-    """The whole night from cold outputs; made once."""
-    if "night" not in a.done:
-        a.done["night"] = attempt(cold, a, raw_night(a), a.folder / "night")
-    return a.done["night"]
-
 
 def night(a):
     """The whole night, against the part of it (masters, calibrate, register, stack) that Siril and seiza do."""
-    raw, out, ours = raw_night(a), a.folder / "night", whole(a)
-    for name, peer in (("Siril", attempt(siril, a, raw)), ("seiza", attempt(inside, a, "seiza_night"))):
-        row(f"whole night, make -j{a.jobs}; peer: {name}, masters to stacks only", ours, peer, "ratio >= 1", "wall")
+    raw, out = raw_night(a), a.folder / "night"
+    ours, *peers = in_turn(3, lambda: cold(a, raw, out), lambda: siril(a, raw), lambda: inside(a, "seiza_night"))
+    for name, peer in zip(("Siril", "seiza"), peers):
+        row(f"whole night, make -j{a.jobs}; peer: {name}, masters to stacks; means of three", ours, peer, "ratio >= 1", "wall")
         row("    their CPU", ours, peer, key="total")
     row("    memory of the largest process", ours, "", "ours <= 1000", "peak", "MB")
     show("    " + attempt(outcome, out))
@@ -144,8 +144,9 @@ def outcome(out):
 
 def jobs(a):
     """Several processes at a time against one."""
-    single = attempt(cold, a, raw_night(a), a.folder / "night-j1", jobs=1)
-    row(f"whole night, make -j{a.jobs}; peer: make -j1", whole(a), single, "ratio >= 1.8", "wall")
+    raw, out = raw_night(a), a.folder / "night-jobs"
+    several, single = in_turn(2, lambda: cold(a, raw, out), lambda: cold(a, raw, out, jobs=1))
+    row(f"whole night, make -j{a.jobs}; peer: make -j1; means of two", several, single, "ratio >= 1.8", "wall")
 
 
 def commands(a):
@@ -173,17 +174,10 @@ def scaling(a):
 
 # -------------------------------------------------------------------------------------------------- piece by piece
 
-def in_turn(*functions, times=3):
-    """What each function gives, as means of several runs; one after the other, for the machine's pace changes."""
-    runs = list(zip(*([attempt(function) for function in functions] for _ in range(times))))
-    return [next((v for v in found if isinstance(v, str)), None)
-            or {key: sum(v[key] for v in found) / times for key in ("cpu", "peak")} for found in runs]
-
-
 def library(a):
     """Functions composed in one Python process, from files to four stacks."""
     raw_night(a)
-    ours, seiza = in_turn(lambda: inside(a, "apfunc_night"), lambda: inside(a, "seiza_night"))
+    ours, seiza = in_turn(3, lambda: inside(a, "apfunc_night"), lambda: inside(a, "seiza_night"))
     row("library: masters, calibrate, register, stack; peer: seiza; means of three", ours, seiza, "ratio >= 1")
     row("    memory", ours, seiza, key="peak", unit="MB")
 
