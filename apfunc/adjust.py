@@ -17,6 +17,9 @@ from apfunc import wcs
 from apfunc.distortion import MODELS, basis, sip
 
 
+MANY = 2 * max(MODELS.values())  # stars
+
+
 def adjust(solutions, groups, seen, anchors, model="none", start=None, rounds=4, reference=0):
     """The best solutions of all frames and the shared distortion.
 
@@ -146,18 +149,20 @@ def _priors(normal, right, jacobian, h, warp, reference, anchored):
         add((6 * n + j,), (1,), -value, 10.0)
 
 
-def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS), folds=4):
+def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS)):
     """The distortion model that predicts stars best that took no part in the fit, and its solution as from `adjust`.
 
     The misfit of the left-out stars (their distance from their own mean, which includes the catalogue's position, as a
     sum of heavy-tailed log-likelihoods) decides; a more complex model must lower it by 2 and by twice the error of the
-    gain (from the gains of the single stars).  Models with too few stars are not tried.  The errors are first widened
-    frame by frame to the scatter that even the richest model leaves.
+    gain (from the gains of the single stars).  A quarter of the stars is left out at a time, of MANY a half, which leaves
+    enough.  Models with too few stars are not tried.  The errors are first widened frame by frame to the scatter that
+    even the richest model leaves.
     Returns (model, solutions).
     """
     count, best, each = counted(solutions, seen, anchors), None, {}
     solutions, _, rest = adjust(solutions, groups, seen, anchors, richest(count, models), reference=reference)
     seen = dict(seen, sigma=widened(rest, seen["sigma"], seen["frame"], len(solutions)))
+    folds = 2 if count >= MANY else 4
     fold, fold_a = (seen["star"] * 7919) % folds, (anchors["star"] * 7919) % folds
     for model in models:
         if count < MODELS[model]:

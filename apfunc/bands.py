@@ -36,7 +36,7 @@ def fill(rows, first, out):
     finally:
         os.close(stream)
     if out.dtype == "f4" and sys.byteorder == "little":
-        out.byteswap(inplace=True)
+        out[:] = out.view(">f4")  # several times as fast as byteswap
 
 
 def quick(rows):

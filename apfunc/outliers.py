@@ -142,4 +142,5 @@ def box(values, lines=None, out=None):
     out, line = np.empty_like(lines) if out is None else out, lines.reshape(-1)
     inner = np.add(line[:-2], line[1:-1], out=out.reshape(-1)[1:-1])
     inner += line[2:]
+    out[0, 0] = out[-1, -1] = 0
     return out
