@@ -62,6 +62,7 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     if saturate is None and full is not None and flat is not None:
         full = min(full, number(flat[1], "SATLEVEL") or full)
     ground = np.broadcast_to(base(0, shape[0]), shape)
+    lifted = ground.strides != (0, 0) or ground[0, 0] != 0
 
     head = raw.plain(header, data.shape)
     ready, turn = fit(given, light, head, temperature)
@@ -77,7 +78,10 @@ def calibrate(image, bias=None, dark=None, flat=None, gain=None, readnoise=None,
     zero = float(np.median(zero[np.isfinite(zero)])) if np.isfinite(zero).any() else 0.0
     out = np.empty(shape, "f4")
     for a in range(0, shape[0], STRIP):
-        part = np.subtract(light[a:a + STRIP], ground[a:a + STRIP], out=out[a:a + STRIP], dtype="f4")
+        part = out[a:a + STRIP]
+        part[:] = light[a:a + STRIP]
+        if lifted:
+            part -= ground[a:a + STRIP]
         _less(part, terms, np.s_[a:a + STRIP])
         if flat is not None:
             relative = ready["flat"][0][a:a + STRIP]
