@@ -70,7 +70,7 @@ def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, sat
     if np.count_nonzero(bad) > 0.98 * bad.size or min(data.shape) < 8:
         return _table(np.zeros((0, 8)), {}, meta)
     flat, sky = detect.flatten(data, bad, box)
-    noise = float(np.median(sky[3]))
+    noise = round(float(np.median(sky[3])), 4)
     meta |= {"SKY": round(float(np.median(sky[2])), 4), "SKYNOISE": round(noise * binning, 4)}
     if not noise > 0:
         return _table(np.zeros((0, 8)), {}, meta)
