@@ -9,6 +9,7 @@ Sources: B-splines, Unser 1999 (IEEE Signal Proc. Mag. 16, 22); Lanczos, Duchon 
 """
 
 import functools
+from bisect import bisect
 from math import comb
 
 import numpy as np
@@ -105,7 +106,8 @@ def window(array, box, mode="edge", patches=None):
 
 def coefficients(pixels, kernel):
     """The coefficients c of an array of pixels (no NaN), but of those within the kernel's reach of its edges."""
-    return unspline(unspline(pixels.T, kernel).T, kernel) if KERNELS[kernel][-1] else np.ascontiguousarray(pixels)
+    pixels = pixels.copy()  # a part of a frame: together it stays in the processor's cache
+    return unspline(unspline(pixels.T, kernel).T, kernel) if KERNELS[kernel][-1] else pixels
 
 
 def unspline(values, kernel):
@@ -134,7 +136,7 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
     """Values at the positions (y + base_y, x + base_x) of an array of `coefficients`.
 
     y, x: float arrays of one shape, some hundred pixels from the bases; these: integers, or arrays of them for the
-    columns.  The array must reach 3 pixels beyond the positions.
+    columns.  The array must reach 3 pixels beyond the positions, of which the outermost of a few lines are at their ends.
 
     Also returns the positions whose pixel below, (i, j), of the quadratic spline the nearest, is True in `about`, an
     array of the coefficients' shape or None: their flat indices, i, j, and the fractions y - i, x - j as float32.
@@ -143,6 +145,8 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
     width, pixels = coefficients.shape[1], coefficients.ravel()
     half, first = np.float32(0.5 if kernel == "quadratic" else 0), before * (width + 1)
     base, total, found = base_y * width + base_x - first, np.empty(y.shape, "f4"), []
+    space, tilt = np.empty((2, *y[:LINES].shape), "f4"), np.broadcast_to(base_y, y.shape[1:])[[0, -1]].tolist()
+    flagged = [] if about is None else np.flatnonzero(about.any(1)).tolist()  # rows
     for top in range(0, len(total), LINES):  # all of a few lines at a time: it stays in the processor's cache
         rows = slice(top, top + LINES)
         i, j = np.floor(y[rows] + half), np.floor(x[rows] + half)
@@ -151,7 +155,7 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
         i += j
         start = i.astype(np.intp)  # of whole numbers below 2^24: exact in single precision
         start += base
-        line, term = np.empty((2, *start.shape), "f4")
+        line, term = space[:, :len(start)]
         weights, out = taps(across), total[rows]
         for m, factor in enumerate(taps(down)):
             for n, weight in enumerate(weights):
@@ -165,7 +169,8 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
                 out += line
             else:
                 np.multiply(line, factor, out=out)
-        if about is not None:
+        ends = [y[row, column] + tilt[column] for row in (top, min(top + LINES, len(y)) - 1) for column in (0, -1)]
+        if bisect(flagged, min(ends) - 2) < bisect(flagged, max(ends) + 2):
             spot = np.flatnonzero(about.ravel()[first:].take(start, mode="clip"))
             found.append((spot + top * y.shape[1], *np.divmod(start.ravel()[spot] + first, width), down.ravel()[spot],
                           across.ravel()[spot]))

@@ -195,8 +195,8 @@ def stages(a):
     ours, peer = attempt(inside, a, "astrometry"), attempt(program, a, "solve-field")
     row("field + astrometry of a star list; peer: solve-field, of the image", ours, peer, "ratio >= 10")
     row("    with the search for stars", ours["with_stars"] if isinstance(ours, dict) else "", peer)
-    ours = attempt(inside, a, "resample")
-    row("resample; peer: SWarp, LANCZOS3", ours, attempt(program, a, "SWarp"), "ratio >= 3")
+    ours, swarp = in_turn(3, lambda: inside(a, "resample"), lambda: program(a, "SWarp"))
+    row("resample; peer: SWarp, LANCZOS3; means of three", ours, swarp, "ratio >= 3")
     row("resample; peer: reproject_interp, bilinear", ours, attempt(inside, a, "reproject"), "ratio >= 20")
     row("composite, TIFF of 16 bits; peer: STIFF",
         attempt(inside, a, "composite"), attempt(program, a, "stiff"), "ratio >= 1")
