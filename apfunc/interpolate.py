@@ -106,7 +106,7 @@ def window(array, box, mode="edge", patches=None):
 
 def coefficients(pixels, kernel):
     """The coefficients c of an array of pixels (no NaN), but of those within the kernel's reach of its edges."""
-    pixels = pixels.copy()  # a part of a frame: together it stays in the processor's cache
+    pixels = np.ascontiguousarray(pixels)  # of a part of a frame a copy, which stays in the processor's cache
     return unspline(unspline(pixels.T, kernel).T, kernel) if KERNELS[kernel][-1] else pixels
 
 
