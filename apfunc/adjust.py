@@ -154,9 +154,9 @@ def choose(solutions, groups, seen, anchors, reference=0, models=tuple(MODELS)):
 
     The misfit of the left-out stars (their distance from their own mean, which includes the catalogue's position, as a
     sum of heavy-tailed log-likelihoods) decides; a more complex model must lower it by 2 and by twice the error of the
-    gain (from the gains of the single stars).  A quarter of the stars is left out at a time, of MANY a half.  Models with
-    too few stars are not tried.  The errors are first widened frame by frame to the scatter that even the richest model
-    leaves.
+    gain (from the gains of the single stars).  A quarter of the stars is left out at a time, of MANY a half.  Models
+    with too few stars are not tried.  The errors are first widened frame by frame to the scatter that even the richest
+    model leaves.
     Returns (model, solutions).
     """
     count, best, each = counted(solutions, seen, anchors), None, {}

@@ -136,7 +136,7 @@ def sample(coefficients, y, x, kernel, base_y=0, base_x=0, about=None):
     """Values at the positions (y + base_y, x + base_x) of an array of `coefficients`.
 
     y, x: float arrays of one shape, some hundred pixels from the bases; these: integers, or arrays of them for the
-    columns.  The array must reach 3 pixels beyond the positions, of which the outermost of a few lines are at their ends.
+    columns.  The array must reach 3 pixels beyond the positions; of a few lines the outermost lie at their ends.
 
     Also returns the positions whose pixel below, (i, j), of the quadratic spline the nearest, is True in `about`, an
     array of the coefficients' shape or None: their flat indices, i, j, and the fractions y - i, x - j as float32.

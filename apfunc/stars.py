@@ -38,8 +38,8 @@ def stars(image, mask=None, sigma=5.0, gain=None, readnoise=None, fwhm=None, sat
     gain    [electron/adu], else EGAIN or GAIN of the header; without it the errors hold the noise of the sky alone.
     fwhm    [pixel] of the stars, for the search, else measured.  saturate: [adu], else SATURATE.  readnoise:
             [electron], noted only (the noise of the sky is measured).  trail=False: no search for satellite trails.
-    binning 2: half the time, on the frame binned 2 x 2 (all is given in pixels of the frame), to register frames: of
-            FWHM 3.9 pixels they lie within 0.003 pixel of where their own stars put them.  Faint and close stars suffer.
+    binning 2: half the time, on the frame binned 2 x 2 (all is given in pixels of the frame), to register frames: at
+            FWHM 3.9 pixels they lie within 0.003 pixel of where all stars put them.  Faint and close stars suffer.
 
     Columns: x, y (0-based), flux, fluxerr (total, to infinity) [adu], fwhm [pixel] (geometric mean of the axes: the
     major one is fwhm / sqrt(1 - ellipticity)), ellipticity (1 - minor/major), theta [deg, from +x towards +y], peak
